@@ -1,0 +1,111 @@
+//! `setup`: installs what building and testing need and is missing; every other command calls [`ensure`] first.
+//!
+//! What is needed: a compiler for the BPF target ([`compiler`]), bpf-linker built with the same LLVM ([`linker`]), and
+//! for the tests some of Debian's network tools ([`packages`]). When all is there this takes well under a second and
+//! changes nothing. Two setups at once wait for each other. Whatever cannot be installed is an error that names it.
+
+pub(crate) mod compiler;
+mod linker;
+mod packages;
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use self::compiler::Compiler;
+use crate::{phases::Phases, workspace::Workspace};
+
+/// Install what building and testing need and is missing.
+///
+/// Installs Debian's packages (as root, or by sudo) and builds bpf-linker into the cache folder
+/// ($STEERWAY_CACHE, default ~/.cache/steerway). Where rustup has a nightly toolchain with rust-src, the kernel
+/// programs are built by that one instead of Debian's compiler; STEERWAY_BPF_COMPILER=debian or =nightly decides
+/// otherwise. Does nothing when all is there.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Leave out what only the tests need.
+    #[arg(long)]
+    build_only: bool,
+}
+
+/// How much to install.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// What compiles and links the kernel programs.
+    Build,
+    /// That, and the programs that tests and demo call.
+    Test,
+}
+
+/// What builds kernel programs, checked to be there and to fit each other.
+#[derive(Debug)]
+pub(crate) struct Toolchain {
+    /// The compiler for the BPF target.
+    pub(crate) compiler: Compiler,
+    /// bpf-linker, built with the LLVM of the same major version.
+    pub(crate) linker: PathBuf,
+}
+
+pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<ExitCode> {
+    let start = Instant::now();
+    let scope = if options.build_only { Scope::Build } else { Scope::Test };
+    let toolchain = ensure(scope, workspace, phases)?;
+    eprintln!("kernel compiler: {}", toolchain.compiler);
+    eprintln!("linker:          {}", toolchain.linker.display());
+    eprintln!("setup: all is there ({:.1} s)", start.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what `scope` needs and is missing, and returns the checked toolchain.
+pub(crate) fn ensure(scope: Scope, workspace: &Workspace, phases: &mut Phases) -> Result<Toolchain> {
+    let compiler = Compiler::choose()?;
+    if let Some(toolchain) = ready(&compiler, scope, workspace)? {
+        return Ok(toolchain);
+    }
+    let _lock = lock(workspace)?;
+    // The compiler's LLVM is known for certain only once the compiler is there: the second round brings what belongs
+    // to that version where it is not the expected one.
+    for _ in 0..2 {
+        let missing = packages::missing(scope, &compiler, compiler.llvm_major().ok());
+        if !missing.is_empty() {
+            phases.time("setup: Debian packages", || packages::install(&missing))?;
+        }
+    }
+    let llvm = compiler.llvm_major()?;
+    linker::check_supported(&compiler, llvm)?;
+    if linker::installed(workspace, llvm).is_none() {
+        phases.time("setup: bpf-linker", || linker::install(workspace, llvm))?;
+    }
+    linker::check(workspace, llvm)?;
+    ready(&compiler, scope, workspace)?.context("something is still missing after its installation")
+}
+
+/// The toolchain, if nothing that `scope` needs is missing. A linker that is there but does not fit is an error.
+fn ready(compiler: &Compiler, scope: Scope, workspace: &Workspace) -> Result<Option<Toolchain>> {
+    let Ok(llvm) = compiler.llvm_major() else {
+        return Ok(None);
+    };
+    if !packages::missing(scope, compiler, Some(llvm)).is_empty() || linker::installed(workspace, llvm).is_none() {
+        return Ok(None);
+    }
+    let linker = linker::check(workspace, llvm)?;
+    Ok(Some(Toolchain {
+        compiler: compiler.clone(),
+        linker,
+    }))
+}
+
+/// Waits until no other setup on this cache runs. Dropping the file ends the lock.
+fn lock(workspace: &Workspace) -> Result<File> {
+    fs::create_dir_all(&workspace.cache).with_context(|| format!("cannot create {}", workspace.cache.display()))?;
+    let path = workspace.cache.join("setup.lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
+}

@@ -1,0 +1,181 @@
+//! `test`: runs every test there is, on the host and as root in namespaces, and compares them with the committed list.
+//!
+//! The steps are in [`run_steps`], one a line. A test that was not run is as bad as one that failed: ignored tests,
+//! tests of the list that did not run and tests that are not in the list count as failed. The last line on standard
+//! output is `N passed, N failed`, whatever happened; the exit code is 0 only if something passed and nothing failed.
+
+mod binaries;
+mod libtest;
+pub(crate) mod names;
+mod report;
+mod runner;
+mod selection;
+
+use std::{
+    ffi::OsStr,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+
+pub(crate) use self::report::Report;
+use self::{binaries::TestBinary, selection::Selection};
+use crate::{
+    build, build_ebpf, exec,
+    phases::Phases,
+    setup::{self, Scope},
+    workspace::Workspace,
+};
+
+/// Packages with tests that run as the caller on any machine.
+const HOST_PACKAGES: [&str; 3] = ["lb-common", "steerway", "xtask"];
+
+/// Packages with a library, whose documentation may hold examples.
+const DOC_PACKAGES: [&str; 2] = ["lb-common", "steerway"];
+
+/// Environment of every test: one that cannot run has to fail.
+const VARIABLES: [(&str, &str); 2] = [("LB_TESTS_REQUIRE", "1"), ("RUST_BACKTRACE", "1")];
+
+/// Run all tests, host and kernel; the last line is `N passed, N failed`.
+///
+/// Sets up what is missing, builds kernel programs and agent, then runs unit and property tests as the caller and the
+/// test suite as root (by sudo where the caller is not root), in network namespaces of its own. Fails on any failure,
+/// on an ignored test, and when the tests differ from tests/test-names.txt.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    selection: Selection,
+    /// Write the names of all tests that ran to tests/test-names.txt, if all passed.
+    #[arg(long, conflicts_with_all = ["filter", "tier"])]
+    bless_names: bool,
+}
+
+pub(crate) fn run(options: &Options, workspace: &Workspace, phases: Phases) -> ExitCode {
+    let mut report = Report::new(phases);
+    run_into(options, workspace, &mut report);
+    report.finish()
+}
+
+/// Runs the steps and compares the names; whatever goes wrong is a failure in `report`.
+pub(crate) fn run_into(options: &Options, workspace: &Workspace, report: &mut Report) {
+    let result =
+        run_steps(&options.selection, workspace, report).and_then(|()| check_names(options, workspace, report));
+    if let Err(error) = result {
+        report.fail("cargo xtask test", &format!("{error:#}"));
+    }
+}
+
+/// The steps in order. An error means that a step could not be done: what comes after it is left out.
+///
+/// The kernel object comes first, because the agent's crate embeds it: with the same object in every step that crate
+/// is compiled once per profile.
+fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) -> Result<()> {
+    setup::ensure(Scope::Test, workspace, &mut report.phases)?;
+    let object = build_ebpf::build(workspace, &mut report.phases)?;
+    if selection.wants_host() {
+        host(selection, workspace, &object, report)?;
+        examples(selection, workspace, &object, report)?;
+    }
+    if selection.wants_suite() {
+        build::agent(workspace, &mut report.phases, &object)?;
+        suite(selection, workspace, &object, report)?;
+    }
+    Ok(())
+}
+
+/// Unit and property tests, as the caller.
+fn host(selection: &Selection, workspace: &Workspace, object: &Path, report: &mut Report) -> Result<()> {
+    let packages: Vec<&str> = HOST_PACKAGES.iter().flat_map(|package| ["-p", package]).collect();
+    let binaries = report.phases.time("build the host tests", || {
+        binaries::build(build::cargo_with_object(workspace, object), &packages)
+    })?;
+    for binary in &binaries {
+        let mut command = Command::new(&binary.executable);
+        command.envs(VARIABLES);
+        run_binary(binary, command, selection, report)?;
+    }
+    Ok(())
+}
+
+/// Examples in documentation, as the caller.
+fn examples(selection: &Selection, workspace: &Workspace, object: &Path, report: &mut Report) -> Result<()> {
+    for package in DOC_PACKAGES {
+        let mut command = build::cargo_with_object(workspace, object);
+        command
+            .args(["test", "--locked", "--doc", "-p", package, "--"])
+            .args(selection.filter());
+        let run = report
+            .phases
+            .time(&format!("run {package}/doc"), || runner::run(&mut command))?;
+        report.add(&format!("{package}/doc"), run, None);
+    }
+    Ok(())
+}
+
+/// The suite, as root.
+fn suite(selection: &Selection, workspace: &Workspace, object: &Path, report: &mut Report) -> Result<()> {
+    let binaries = report.phases.time("build the suite", || {
+        let selection = ["-p", "lb-tests", "--lib", "--test", "suite"];
+        binaries::build(build::cargo_with_object(workspace, object), &selection)
+    })?;
+    let agent = workspace.agent();
+    let mut variables: Vec<(&str, &OsStr)> = VARIABLES.map(|(name, value)| (name, value.as_ref())).to_vec();
+    variables.extend([
+        ("STEERWAY_EBPF", object.as_os_str()),
+        ("STEERWAY_AGENT", agent.as_os_str()),
+    ]);
+    for binary in &binaries {
+        let command = exec::as_root(&binary.executable, &variables, "run the test suite")?;
+        run_binary(binary, command, selection, report)?;
+    }
+    Ok(())
+}
+
+/// Runs the selected tests of one binary by `command`, which starts it.
+fn run_binary(binary: &TestBinary, mut command: Command, selection: &Selection, report: &mut Report) -> Result<()> {
+    let all = binary.list()?;
+    let selected: Vec<String> = all
+        .iter()
+        .filter(|test| selection.takes(&binary.name, test))
+        .cloned()
+        .collect();
+    if selected.is_empty() {
+        return Ok(());
+    }
+    command.current_dir(&binary.folder);
+    if selected.len() < all.len() {
+        command.arg("--exact").args(&selected);
+    }
+    let run = report
+        .phases
+        .time(&format!("run {}", binary.name), || runner::run(&mut command))?;
+    report.add(&binary.name, run, Some(&selected));
+    Ok(())
+}
+
+/// Compares what ran with the committed list, or rewrites that list.
+fn check_names(options: &Options, workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let path = workspace.root.join(names::FILE);
+    if options.bless_names {
+        ensure!(
+            report.is_clean(),
+            "{} was not written, because something failed",
+            path.display()
+        );
+        return names::write(&path, report.ran());
+    }
+    let mut expected = names::read(&path)?;
+    expected.retain(|name| {
+        name.split_once(' ')
+            .is_some_and(|(binary, test)| options.selection.takes(binary, test))
+    });
+    for difference in names::differences(&expected, report.ran()) {
+        report.fail(
+            &difference,
+            "`cargo xtask test --bless-names` rewrites the list, if this is meant",
+        );
+    }
+    Ok(())
+}
