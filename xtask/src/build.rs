@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::{build_ebpf, exec, phases::Phases, workspace::Workspace};
 
-/// Build the agent with the kernel programs inside, <target>/release/steerway.
+/// Build the agent with the kernel programs inside, target/release/steerway.
 #[derive(Debug, Args)]
 pub(crate) struct Options {}
 

@@ -1,7 +1,7 @@
 //! `build-ebpf`: compiles the kernel programs for the BPF target and links them into one object with BTF.
 //!
-//! In: the package lb-ebpf, or another one given by its manifest. Out: `<target>/bpf/steerway-ebpf`, whose time stamp
-//! changes only when its content does. The folder `<target>/bpf` belongs to the BPF compiler alone, because it is
+//! In: the package lb-ebpf, or another one given by its manifest. Out: `target/bpf/steerway-ebpf`, whose time stamp
+//! changes only when its content does. The folder `target/bpf` belongs to the BPF compiler alone, because it is
 //! another compiler than the host's.
 
 use std::{
@@ -36,13 +36,13 @@ const FLAGS: [&str; 4] = [
     "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
 
-/// Build the kernel programs into <target>/bpf/steerway-ebpf.
+/// Build the kernel programs into target/bpf/steerway-ebpf.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Build the package of this manifest, with a binary steerway-ebpf, in place of lb-ebpf.
     #[arg(long, hide = true)]
     manifest_path: Option<PathBuf>,
-    /// Build into this folder in place of <target>/bpf.
+    /// Build into this folder in place of target/bpf.
     #[arg(long, hide = true, requires = "manifest_path")]
     out: Option<PathBuf>,
 }

@@ -74,28 +74,31 @@ pub(crate) fn install(workspace: &Workspace, llvm: u32) -> Result<()> {
 pub(crate) fn check(workspace: &Workspace, llvm: u32) -> Result<PathBuf> {
     let folder = folder(workspace, llvm);
     let linker = folder.join("bin/bpf-linker");
-    let remedy = || {
-        format!(
-            "remove {} and run `cargo xtask setup`: bpf-linker is built anew with LLVM {llvm}",
-            folder.display()
-        )
-    };
-    let version = exec::output(Command::new(&linker).arg("--version")).with_context(remedy)?;
+    exec::output(Command::new(&linker).arg("--version"))
+        .and_then(|version| fits(&folder, version.trim(), llvm))
+        .with_context(|| {
+            let remedy = "and run `cargo xtask setup`: bpf-linker is built anew";
+            format!(
+                "{} is of no use: remove {} {remedy}",
+                linker.display(),
+                folder.display()
+            )
+        })?;
+    Ok(linker)
+}
+
+/// Whether the installation in `folder`, which says that it is `version`, is the one to use with this LLVM.
+fn fits(folder: &Path, version: &str, llvm: u32) -> Result<()> {
     ensure!(
-        version.trim() == format!("bpf-linker {VERSION}"),
-        "{} says it is {}: {}",
-        linker.display(),
-        version.trim(),
-        remedy()
+        version == format!("bpf-linker {VERSION}"),
+        "it says that it is {version}"
     );
-    let built_with = recorded_llvm(&folder).with_context(remedy)?;
+    let built_with = recorded_llvm(folder)?;
     ensure!(
         built_with == llvm,
-        "the compiler uses LLVM {llvm}, but {} was built with LLVM {built_with}: {}",
-        linker.display(),
-        remedy()
+        "the compiler uses LLVM {llvm}, but it was built with LLVM {built_with}"
     );
-    Ok(linker)
+    Ok(())
 }
 
 fn folder(workspace: &Workspace, llvm: u32) -> PathBuf {
@@ -125,12 +128,50 @@ fn recorded_llvm(folder: &Path) -> Result<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
-    /// A cache with a stand-in for the linker that says `version` and is recorded as built with `feature`.
-    fn cache(version: &str, feature: &str) -> (tempfile::TempDir, Workspace) {
+    /// An installation that is recorded as built with `feature`.
+    fn installation(feature: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let record = format!(r#"{{"installs":{{"bpf-linker {VERSION} (x)":{{"features":["{feature}"]}}}}}}"#);
+        fs::write(folder.path().join(".crates2.json"), record).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_linker_of_the_same_llvm_fits() {
+        fits(installation("llvm-22").path(), "bpf-linker 0.13.0", 22).unwrap();
+    }
+
+    #[test]
+    fn a_linker_of_another_llvm_is_refused_and_both_are_named() {
+        let error = fits(installation("llvm-21").path(), "bpf-linker 0.13.0", 22)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "the compiler uses LLVM 22, but it was built with LLVM 21");
+    }
+
+    #[test]
+    fn a_linker_of_another_version_or_without_record_is_refused() {
+        let error = fits(installation("llvm-22").path(), "bpf-linker 0.9.0", 22)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "it says that it is bpf-linker 0.9.0");
+        let error = fits(installation("nothing").path(), "bpf-linker 0.13.0", 22)
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("names no LLVM version"), "{error}");
+        let empty = tempfile::tempdir().unwrap();
+        assert!(
+            fits(empty.path(), "bpf-linker 0.13.0", 22)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot read")
+        );
+    }
+
+    #[test]
+    fn a_linker_that_does_not_start_is_named_with_the_remedy() {
         let temporary = tempfile::tempdir().unwrap();
         let root = temporary.path().to_path_buf();
         let workspace = Workspace {
@@ -138,43 +179,12 @@ mod tests {
             cache: root.join("cache"),
             root,
         };
-        let folder = folder(&workspace, 22);
-        fs::create_dir_all(folder.join("bin")).unwrap();
-        fs::write(folder.join("bin/bpf-linker"), format!("#!/bin/sh\necho {version}\n")).unwrap();
-        fs::set_permissions(folder.join("bin/bpf-linker"), fs::Permissions::from_mode(0o755)).unwrap();
-        let record = format!(r#"{{"installs":{{"bpf-linker {VERSION} (x)":{{"features":["{feature}"]}}}}}}"#);
-        fs::write(folder.join(".crates2.json"), record).unwrap();
-        (temporary, workspace)
-    }
-
-    #[test]
-    fn a_linker_of_the_same_llvm_is_accepted() {
-        let (_folder, workspace) = cache("bpf-linker 0.13.0", "llvm-22");
-        assert_eq!(check(&workspace, 22).unwrap(), installed(&workspace, 22).unwrap());
-        assert_eq!(installed(&workspace, 23), None);
-    }
-
-    #[test]
-    fn a_linker_of_another_llvm_is_refused_and_both_are_named() {
-        let (_folder, workspace) = cache("bpf-linker 0.13.0", "llvm-21");
+        assert_eq!(installed(&workspace, 22), None);
         let error = check(&workspace, 22).unwrap_err().to_string();
         assert!(
-            error.contains("compiler uses LLVM 22") && error.contains("built with LLVM 21"),
+            error.contains("tools/bpf-linker-0.13.0-llvm22") && error.contains("cargo xtask setup"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn a_linker_of_another_version_or_without_record_is_refused() {
-        let (_folder, workspace) = cache("bpf-linker 0.9.0", "llvm-22");
-        assert!(
-            check(&workspace, 22)
-                .unwrap_err()
-                .to_string()
-                .contains("says it is bpf-linker 0.9.0")
-        );
-        let (_folder, workspace) = cache("bpf-linker 0.13.0", "nothing");
-        assert!(format!("{:#}", check(&workspace, 22).unwrap_err()).contains("names no LLVM version"));
     }
 
     #[test]

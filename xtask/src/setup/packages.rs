@@ -3,9 +3,9 @@
 //! A package counts as present when the file that it is wanted for is there, wherever it came from: that is exact
 //! enough, works on other distributions, and costs microseconds.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Scope, compiler::Compiler, linker};
 use crate::exec;
@@ -87,18 +87,19 @@ pub(crate) fn install(packages: &[String]) -> Result<()> {
     let Some(apt) = exec::find("apt-get") else {
         bail!("missing, by their Debian names: {names}. This system has no apt-get: install them its own way");
     };
-    let apt = |arguments: &[&str]| -> Result<()> {
+    let apt = |arguments: &[&str]| -> Result<Command> {
         let variables = [("DEBIAN_FRONTEND", "noninteractive".as_ref())];
         let mut command = exec::as_root(&apt, &variables, &format!("install the Debian packages {names}"))?;
-        exec::run(command.args(["-qq", "-o", "DPkg::Lock::Timeout=600"]).args(arguments))
+        command.args(["-qq", "-o", "DPkg::Lock::Timeout=600"]).args(arguments);
+        Ok(command)
     };
     // One unreachable source of several fails the update, and need not matter: the installation decides.
-    if let Err(error) = apt(&["update"]) {
+    if let Err(error) = exec::run(&mut apt(&["update"])?) {
         eprintln!("warning: {error:#}");
     }
     let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
     arguments.extend(packages.iter().map(String::as_str));
-    apt(&arguments).with_context(|| format!("cannot install the Debian packages {names}"))
+    exec::run(&mut apt(&arguments)?)
 }
 
 #[cfg(test)]

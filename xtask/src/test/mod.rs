@@ -29,11 +29,12 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Packages with tests that run as the caller on any machine.
-const HOST_PACKAGES: [&str; 3] = ["lb-common", "steerway", "xtask"];
+/// Packages with tests. Always all of them in one build: cargo joins the features of what it builds together, so that
+/// another choice of packages compiles many dependencies again.
+const PACKAGES: [&str; 4] = ["lb-common", "steerway", "xtask", "lb-tests"];
 
-/// Packages with a library, whose documentation may hold examples.
-const DOC_PACKAGES: [&str; 2] = ["lb-common", "steerway"];
+/// The package whose tests need root; its library's unit tests run with them.
+const ROOT_PACKAGE: &str = "lb-tests/";
 
 /// Environment of every test: one that cannot run has to fail.
 const VARIABLES: [(&str, &str); 2] = [("LB_TESTS_REQUIRE", "1"), ("RUST_BACKTRACE", "1")];
@@ -74,62 +75,61 @@ pub(crate) fn run_into(options: &Options, workspace: &Workspace, report: &mut Re
 fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) -> Result<()> {
     setup::ensure(Scope::Test, workspace, &mut report.phases)?;
     let object = build_ebpf::build(workspace, &mut report.phases)?;
-    if selection.wants_host() {
-        host(selection, workspace, &object, report)?;
-        examples(selection, workspace, &object, report)?;
-    }
-    if selection.wants_suite() {
-        build::agent(workspace, &mut report.phases, &object)?;
-        suite(selection, workspace, &object, report)?;
-    }
-    Ok(())
-}
-
-/// Unit and property tests, as the caller.
-fn host(selection: &Selection, workspace: &Workspace, object: &Path, report: &mut Report) -> Result<()> {
-    let packages: Vec<&str> = HOST_PACKAGES.iter().flat_map(|package| ["-p", package]).collect();
-    let binaries = report.phases.time("build the host tests", || {
-        binaries::build(build::cargo_with_object(workspace, object), &packages)
-    })?;
-    for binary in &binaries {
+    let binaries = build_tests(selection, workspace, &object, report)?;
+    let (root, host): (Vec<_>, Vec<_>) = binaries
+        .iter()
+        .partition(|binary| binary.name.starts_with(ROOT_PACKAGE));
+    for binary in host {
         let mut command = Command::new(&binary.executable);
         command.envs(VARIABLES);
         run_binary(binary, command, selection, report)?;
     }
-    Ok(())
-}
-
-/// Examples in documentation, as the caller.
-fn examples(selection: &Selection, workspace: &Workspace, object: &Path, report: &mut Report) -> Result<()> {
-    for package in DOC_PACKAGES {
-        let mut command = build::cargo_with_object(workspace, object);
-        command
-            .args(["test", "--locked", "--doc", "-p", package, "--"])
-            .args(selection.filter());
-        let run = report
-            .phases
-            .time(&format!("run {package}/doc"), || runner::run(&mut command))?;
-        report.add(&format!("{package}/doc"), run, None);
+    if selection.wants_host() {
+        examples(selection, workspace, &object, report)?;
     }
-    Ok(())
-}
-
-/// The suite, as root.
-fn suite(selection: &Selection, workspace: &Workspace, object: &Path, report: &mut Report) -> Result<()> {
-    let binaries = report.phases.time("build the suite", || {
-        let selection = ["-p", "lb-tests", "--lib", "--test", "suite"];
-        binaries::build(build::cargo_with_object(workspace, object), &selection)
-    })?;
+    if selection.wants_suite() {
+        build::agent(workspace, &mut report.phases, &object)?;
+    }
     let agent = workspace.agent();
     let mut variables: Vec<(&str, &OsStr)> = VARIABLES.map(|(name, value)| (name, value.as_ref())).to_vec();
     variables.extend([
         ("STEERWAY_EBPF", object.as_os_str()),
         ("STEERWAY_AGENT", agent.as_os_str()),
     ]);
-    for binary in &binaries {
+    for binary in root {
         let command = exec::as_root(&binary.executable, &variables, "run the test suite")?;
         run_binary(binary, command, selection, report)?;
     }
+    Ok(())
+}
+
+/// Builds the binaries that hold the selected tests.
+fn build_tests(
+    selection: &Selection,
+    workspace: &Workspace,
+    object: &Path,
+    report: &mut Report,
+) -> Result<Vec<TestBinary>> {
+    let mut arguments: Vec<&str> = PACKAGES.iter().flat_map(|package| ["-p", package]).collect();
+    arguments.extend(["--lib", "--bins"]);
+    if selection.wants_suite() {
+        arguments.extend(["--test", "suite"]);
+    }
+    let cargo = build::cargo_with_object(workspace, object);
+    report
+        .phases
+        .time("build the tests", || binaries::build(cargo, &arguments))
+}
+
+/// Examples in documentation, as the caller.
+fn examples(selection: &Selection, workspace: &Workspace, object: &Path, report: &mut Report) -> Result<()> {
+    let mut command = build::cargo_with_object(workspace, object);
+    command
+        .args(["test", "--locked", "--doc", "--no-fail-fast"])
+        .args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    command.arg("--").args(selection.filter());
+    let run = report.phases.time("run the examples", || runner::run(&mut command))?;
+    report.add("doc", run, None);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The committed list of all tests: a test that vanishes, or never runs, is noticed.
 //!
-//! One name a line, sorted: the binary (`package/lib`, `package/doc`, `lb-tests/suite`), a space, the test.
+//! One name a line, sorted: the binary (`package/lib`, `package/bin`, `lb-tests/suite`, or `doc` for all examples), a
+//! space, the test.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

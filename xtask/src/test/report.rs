@@ -206,10 +206,10 @@ mod tests {
     fn examples_of_one_item_are_told_apart_without_their_lines() {
         let mut report = Report::default();
         let lines = ["test src/a.rs - f (line 3) ... ok", "test src/a.rs - f (line 9) ... ok"];
-        report.add("p/doc", run(&lines, true), None);
+        report.add("doc", run(&lines, true), None);
         assert_eq!(
             report.ran().iter().collect::<Vec<_>>(),
-            ["p/doc src/a.rs - f", "p/doc src/a.rs - f #2"]
+            ["doc src/a.rs - f", "doc src/a.rs - f #2"]
         );
         assert_eq!(report.last_line(), "2 passed, 0 failed");
     }

@@ -23,7 +23,7 @@ const PACKAGES: [(&str, &[&str]); 5] = [
 /// The agent's sources, that the following rules are about.
 const AGENT: &str = "lb-userspace/src/";
 
-/// Modules of the agent that a module may not use.
+/// Modules of the agent that a module may not use. `plan` knows the operations that `maps` defines.
 const MODULES: [(&str, &[&str]); 9] = [
     (
         "model",
@@ -45,7 +45,6 @@ const MODULES: [(&str, &[&str]); 9] = [
         "plan",
         &[
             "source",
-            "maps",
             "reconcile",
             "datapath",
             "flows",
@@ -83,7 +82,7 @@ const MODULES: [(&str, &[&str]); 9] = [
             "cli",
         ],
     ),
-    ("reconcile", &["datapath", "flows", "observe", "health", "cli"]),
+    ("reconcile", &["cli"]),
     ("datapath", &["source", "model", "plan", "reconcile", "cli"]),
     ("flows", &["source", "model", "plan", "reconcile", "cli"]),
     ("observe", &["source", "model", "plan", "reconcile", "cli"]),
@@ -94,7 +93,14 @@ const MODULES: [(&str, &[&str]); 9] = [
 const PLACES: [(&str, &[&str]); 6] = [
     (
         "aya",
-        &["maps/bpf.rs", "datapath/", "datapath.rs", "observe/", "observe.rs"],
+        &[
+            "maps/bpf.rs",
+            "maps/error.rs",
+            "datapath/",
+            "datapath.rs",
+            "observe/",
+            "observe.rs",
+        ],
     ),
     ("clap", &["cli/", "cli.rs"]),
     ("kube", &["source/kubernetes.rs"]),
@@ -228,7 +234,7 @@ mod tests {
     fn arrows_between_modules_cannot_be_reversed() {
         for (file, text) in [
             ("model/service.rs", "use crate::plan::Op;\n"),
-            ("plan/diff.rs", "use crate::maps::MapStore;\n"),
+            ("plan/diff.rs", "use crate::source::Source;\n"),
             ("maps/bpf.rs", "use crate::{model::Snapshot};\n"),
             ("source/folder.rs", "fn a() { crate::reconcile::wake(); }\n"),
             ("health.rs", "use super::model::Snapshot;\n"),
@@ -238,7 +244,7 @@ mod tests {
             assert_eq!(count(&format!("{AGENT}{file}"), text), 1, "{file}: {text}");
         }
         for (file, text) in [
-            ("plan/diff.rs", "use crate::model::DesiredState;\n"),
+            ("plan/diff.rs", "use crate::{maps::MapOp, model::DesiredState};\n"),
             ("reconcile.rs", "use crate::{maps, model, plan, source};\n"),
             ("maps/bpf.rs", "use super::MapStore;\nuse lb_common::layout;\n"),
             ("cli/run.rs", "use crate::{datapath, reconcile};\n"),
@@ -261,6 +267,7 @@ mod tests {
         }
         for (file, text) in [
             ("maps/bpf.rs", "use aya::maps::Array;\n"),
+            ("maps/error.rs", "use aya::maps::MapError;\n"),
             ("datapath/load.rs", "use aya::Ebpf;\n"),
             ("cli/mod.rs", "use clap::Parser;\n"),
             ("source/kubernetes.rs", "use kube::Client;\n"),
