@@ -1,0 +1,102 @@
+//! One UDP request to a server that names itself.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use super::error_queue::report_errors;
+use super::{ConnectError, ConnectErrorKind, Reply, count_backends, parse_identity};
+use crate::netns::Netns;
+
+const REQUEST: &[u8] = b"question";
+/// Longest wait of one request of a distribution.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether the client's socket is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpKind {
+    /// `connect` and `send`: the kernel hides replies from other addresses.
+    Connected,
+    /// `sendto`: a reply from another address is seen, and is [`ConnectErrorKind::ForeignSource`].
+    Unconnected,
+}
+
+/// Makes one request on a connected socket, from the address `bind` if one is given.
+pub fn udp_request(
+    from: &impl AsRef<Netns>,
+    to: impl Into<SocketAddr>,
+    bind: Option<SocketAddr>,
+    timeout: Duration,
+) -> Result<Reply, ConnectError> {
+    udp_request_with(from, to, bind, timeout, UdpKind::Connected)
+}
+
+/// Makes one request; ICMP errors end it with either kind of socket.
+pub fn udp_request_with(
+    from: &impl AsRef<Netns>,
+    to: impl Into<SocketAddr>,
+    bind: Option<SocketAddr>,
+    timeout: Duration,
+    kind: UdpKind,
+) -> Result<Reply, ConnectError> {
+    let to = to.into();
+    from.as_ref().run(|| request(to, bind, timeout, kind))
+}
+
+/// Makes `count` requests one after another, each from a new socket; returns how many each backend answered.
+///
+/// Panics if one fails.
+#[track_caller]
+pub fn udp_distribution(from: &impl AsRef<Netns>, to: impl Into<SocketAddr>, count: usize) -> BTreeMap<String, usize> {
+    let to = to.into();
+    let one = || request(to, None, REQUEST_TIMEOUT, UdpKind::Connected);
+    let replies = from.as_ref().run(|| (0..count).map(|_| one()).collect());
+    count_backends(to, replies)
+}
+
+fn request(to: SocketAddr, bind: Option<SocketAddr>, timeout: Duration, kind: UdpKind) -> Result<Reply, ConnectError> {
+    let started = Instant::now();
+    let mut buffer = [0; 2048];
+    let mut exchange = || -> std::io::Result<(UdpSocket, usize, SocketAddr)> {
+        let socket = UdpSocket::bind(bind.unwrap_or_else(|| unspecified(to)))?;
+        socket.set_read_timeout(Some(timeout))?;
+        report_errors(&socket, to.is_ipv6())?;
+        match kind {
+            UdpKind::Connected => socket.connect(to).and_then(|()| socket.send(REQUEST))?,
+            UdpKind::Unconnected => socket.send_to(REQUEST, to)?,
+        };
+        let (length, source) = socket.recv_from(&mut buffer)?;
+        Ok((socket, length, source))
+    };
+    let (socket, length, source) = exchange().map_err(|error| ConnectError::from_io(&error, started))?;
+    if source != to {
+        let detail = format!("asked {to}, answered by {source}");
+        return Err(ConnectError::new(ConnectErrorKind::ForeignSource, started, detail));
+    }
+    let answer = &buffer[..length];
+    match parse_identity(answer) {
+        Some((backend, client_seen, rest)) if rest == REQUEST => {
+            let local = socket
+                .local_addr()
+                .map_err(|error| ConnectError::from_io(&error, started))?;
+            Ok(Reply {
+                backend,
+                client_seen,
+                local,
+            })
+        }
+        _ => Err(ConnectError::new(
+            ConnectErrorKind::Garbled,
+            started,
+            String::from_utf8_lossy(answer),
+        )),
+    }
+}
+
+/// The wildcard address, any port, of the family of `like`.
+pub(super) fn unspecified(like: SocketAddr) -> SocketAddr {
+    match like {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
+    }
+}
