@@ -1,0 +1,154 @@
+//! Small tc programs written as instructions: neighbours of ours on a device, and probes of the kernel.
+//!
+//! The instructions are wrapped into an ELF object in memory, so that aya loads them as it loads any other. Encoding as
+//! in RFC 9669.
+
+use aya::programs::{SchedClassifier, TcAttachType, tc};
+use aya::{Ebpf, EbpfLoader};
+use object::write::{Object, Symbol, SymbolSection};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
+
+use crate::netns::Netns;
+
+const NAME: &str = "tiny";
+
+/// One instruction of eight bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Instruction([u8; 8]);
+
+impl Instruction {
+    /// `r<register> = value`.
+    pub const fn set(register: u8, value: i32) -> Self {
+        Self::new(0xb7, register, 0, value)
+    }
+
+    /// `r<to> = r<from>`.
+    pub const fn copy(to: u8, from: u8) -> Self {
+        Self::new(0xbf, to | from << 4, 0, 0)
+    }
+
+    /// `r<register> += value`.
+    pub const fn add(register: u8, value: i32) -> Self {
+        Self::new(0x07, register, 0, value)
+    }
+
+    /// `*(u32 *)(r<base> + offset) = r<from>`.
+    pub const fn store_word(base: u8, offset: i16, from: u8) -> Self {
+        Self::new(0x63, base | from << 4, offset, 0)
+    }
+
+    /// Calls a helper by its number.
+    pub const fn call(helper: i32) -> Self {
+        Self::new(0x85, 0, 0, helper)
+    }
+
+    /// Returns `r0`.
+    pub const fn exit() -> Self {
+        Self::new(0x95, 0, 0, 0)
+    }
+
+    const fn new(code: u8, registers: u8, offset: i16, value: i32) -> Self {
+        let (offset, value) = (offset.to_le_bytes(), value.to_le_bytes());
+        Self([
+            code, registers, offset[0], offset[1], value[0], value[1], value[2], value[3],
+        ])
+    }
+}
+
+/// A loaded tc program. Dropping it unloads and detaches it.
+#[derive(Debug)]
+pub struct TinyProgram(Ebpf);
+
+impl TinyProgram {
+    /// Loads a program; the verifier must accept it.
+    #[track_caller]
+    pub fn load(instructions: &[Instruction]) -> Self {
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .load(&elf(instructions))
+            .expect("an object that aya can read");
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(NAME)
+            .and_then(|program| program.try_into().ok())
+            .expect("a classifier");
+        program.load().expect("a program that the verifier accepts");
+        Self(ebpf)
+    }
+
+    /// A program that sets the packet's mark and returns `verdict`: seen to run by a netfilter rule on the mark.
+    #[track_caller]
+    pub fn marking(mark: i32, verdict: i32) -> Self {
+        use Instruction as I;
+        // mark is at offset 8 of __sk_buff.
+        Self::load(&[I::set(2, mark), I::store_word(1, 8, 2), I::set(0, verdict), I::exit()])
+    }
+
+    /// The program, for a test run.
+    #[track_caller]
+    pub fn program(&self) -> &SchedClassifier {
+        self.0
+            .program(NAME)
+            .and_then(|program| program.try_into().ok())
+            .expect("a classifier")
+    }
+
+    /// Attaches it by tcx, behind what is there, for as long as this value lives.
+    #[track_caller]
+    pub fn attach_tcx(&mut self, place: &impl AsRef<Netns>, interface: &str, direction: TcAttachType) {
+        let program = self.program_mut();
+        place
+            .as_ref()
+            .run(|| program.attach(interface, direction).expect("attach by tcx"));
+    }
+
+    /// Attaches it to the clsact qdisc (made if it is not there) at a priority, for as long as this value lives.
+    #[track_caller]
+    pub fn attach_clsact(
+        &mut self,
+        place: &impl AsRef<Netns>,
+        interface: &str,
+        direction: TcAttachType,
+        priority: u16,
+    ) {
+        use aya::programs::tc::{NlOptions, TcAttachOptions};
+        let program = self.program_mut();
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority,
+            ..NlOptions::default()
+        });
+        place.as_ref().run(|| {
+            // It fails where there is one already, which is what is wanted.
+            tc::qdisc_add_clsact(interface).ok();
+            program
+                .attach_with_options(interface, direction, options)
+                .expect("attach to clsact");
+        });
+    }
+
+    fn program_mut(&mut self) -> &mut SchedClassifier {
+        self.0
+            .program_mut(NAME)
+            .and_then(|program| program.try_into().ok())
+            .expect("a classifier")
+    }
+}
+
+fn elf(instructions: &[Instruction]) -> Vec<u8> {
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let code: Vec<u8> = instructions.iter().flat_map(|instruction| instruction.0).collect();
+    let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
+    object.append_section_data(section, &code, 8);
+    object.add_symbol(Symbol {
+        name: NAME.as_bytes().to_vec(),
+        value: 0,
+        size: code.len() as u64,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(section),
+        flags: SymbolFlags::None,
+    });
+    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
+    object.append_section_data(license, b"GPL\0", 1);
+    object.write().expect("an ELF object")
+}
