@@ -1,0 +1,3 @@
+//! All integration tests, in one binary: it links once, and `cargo test -p lb-tests --test suite` runs it as root.
+
+mod harness;
