@@ -1,0 +1,174 @@
+//! The tables as the packet pipeline asks for them ([`lb_common::access`]): views of [`Words`] as sets of slots, for the
+//! sweep of the real flow tables too, and [`HostTables`], which lets the pipeline run in a test on what the plan wrote.
+
+use std::net::IpAddr;
+
+use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey, SET_SLOTS};
+use lb_common::verdict::Reason;
+
+use super::address::address_of_words;
+use super::{MapStore as _, MemoryStore, Table, Words};
+
+/// A table of sets of slots in shared memory.
+#[derive(Clone, Copy, Debug)]
+pub struct WordSlots<'a> {
+    words: &'a Words,
+    set_words: usize,
+}
+
+impl<'a> WordSlots<'a> {
+    /// Views `words` as sets of [`SET_SLOTS`] slots of `slot_words` (at least one) each.
+    pub fn new(words: &'a Words, slot_words: usize) -> Self {
+        Self {
+            words,
+            set_words: slot_words.max(1) * SET_SLOTS,
+        }
+    }
+}
+
+impl<'a> Slots for WordSlots<'a> {
+    type Set = WordSet<'a>;
+
+    #[inline]
+    fn mask(self) -> u32 {
+        (self.words.len() / self.set_words).saturating_sub(1) as u32
+    }
+
+    #[inline]
+    fn set(self, index: u32) -> Option<WordSet<'a>> {
+        let base = index as usize * self.set_words;
+        (base < self.words.len()).then_some(WordSet {
+            words: self.words,
+            base,
+        })
+    }
+}
+
+/// One set of a [`WordSlots`].
+#[derive(Clone, Copy, Debug)]
+pub struct WordSet<'a> {
+    words: &'a Words,
+    base: usize,
+}
+
+impl SetRef for WordSet<'_> {
+    #[inline]
+    fn load(self, word: usize) -> u64 {
+        self.words.load(self.base + word)
+    }
+
+    #[inline]
+    fn store(self, word: usize, value: u64) {
+        self.words.store(self.base + word, value);
+    }
+
+    #[inline]
+    fn cas(self, word: usize, old: u64, new: u64) -> u64 {
+        self.words.cas(self.base + word, old, new)
+    }
+}
+
+/// What the kernel adds to the tables; a test decides it.
+pub trait Surroundings {
+    /// As [`Tables::now`].
+    fn now(&self) -> u32;
+    /// As [`Tables::route`].
+    fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr>;
+    /// As [`Tables::answer_token`].
+    fn answer_token(&self) -> bool;
+}
+
+/// The tables of a [`MemoryStore`] with the surroundings of a test.
+#[derive(Clone, Copy, Debug)]
+pub struct HostTables<'a, S> {
+    /// The tables.
+    pub store: &'a MemoryStore,
+    /// Everything else.
+    pub surroundings: &'a S,
+}
+
+impl<S> HostTables<'_, S> {
+    fn word(&self, table: Table, index: usize) -> u64 {
+        self.store.words(table).load(index)
+    }
+}
+
+impl<'a, S: Surroundings> Tables for HostTables<'a, S> {
+    type Flows<F: TableFamily> = WordSlots<'a>;
+    type Frontends<F: TableFamily> = WordSlots<'a>;
+
+    fn flows<F: TableFamily>(&self) -> WordSlots<'a> {
+        WordSlots::new(self.store.words(Table::flows(F::V6)), F::SLOT_WORDS)
+    }
+
+    fn frontends<F: TableFamily>(&self) -> WordSlots<'a> {
+        WordSlots::new(self.store.words(Table::frontends(F::V6)), F::FRONTEND_WORDS)
+    }
+
+    fn config(&self, word: usize) -> u64 {
+        self.word(Table::Config, word)
+    }
+
+    fn service(&self, id: u32) -> u64 {
+        self.word(Table::Services, id as usize)
+    }
+
+    fn arena(&self, index: u32) -> u64 {
+        self.word(Table::Arena, index as usize)
+    }
+
+    fn backend(&self, id: u32, word: usize) -> u64 {
+        self.word(Table::Backends, id as usize * BACKEND_WORDS + word % BACKEND_WORDS)
+    }
+
+    fn forward_bits(&self, word: u32) -> u64 {
+        self.word(Table::ForwardBits, word as usize)
+    }
+
+    fn reply_bits(&self, word: u32) -> u64 {
+        self.word(Table::ReplyBits, word as usize)
+    }
+
+    fn device(&self, ifindex: u32) -> Option<Device> {
+        self.store.device(ifindex)
+    }
+
+    fn in_ranges<F: TableFamily>(&self, service: u32, addr: F::Addr) -> bool {
+        let address: IpAddr = address_of_words(F::V6, F::to_words(addr));
+        self.store
+            .has_range(|range| range.service == service && range.range.contains(&address))
+    }
+
+    fn affinity<F: TableFamily>(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        self.store.affinity(F::V6, (key.client, key.service))
+    }
+
+    fn remember_affinity<F: TableFamily>(&self, key: &AffinityKey, value: &AffinityValue) {
+        self.store.remember_affinity(F::V6, (key.client, key.service), *value);
+    }
+
+    fn fragment<F: TableFamily>(&self, key: &FragmentKey) -> Option<u64> {
+        self.store.fragment(F::V6, key)
+    }
+
+    fn remember_fragment<F: TableFamily>(&self, key: &FragmentKey, ports: u64) {
+        self.store.remember_fragment(F::V6, key, ports);
+    }
+
+    fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr> {
+        self.surroundings.route::<F>(ifindex, saddr, daddr, length)
+    }
+
+    fn now(&self) -> u32 {
+        self.surroundings.now()
+    }
+
+    fn answer_token(&self) -> bool {
+        self.surroundings.answer_token()
+    }
+
+    fn count(&self, reason: Reason) {
+        self.store.count(reason);
+    }
+}
