@@ -1,0 +1,11 @@
+//! Tests of the plan: what packets would find, at every step, against what the desired state says.
+
+mod adoption;
+mod degrade;
+mod oracle;
+mod quarantine;
+mod reader;
+mod repair;
+mod scale;
+mod sequence;
+mod world;
