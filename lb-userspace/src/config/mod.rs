@@ -1,0 +1,380 @@
+//! The agent's configuration: texts of arguments, environment and file become one validated [`Config`].
+//!
+//! Strongest first: arguments, environment variables `STEERWAY_*`, the file of `--config`, defaults. Nothing else in the
+//! crate reads arguments or the environment. All wrong values are reported together, each with its place, the value and what
+//! to write instead. What may be missing for now (the folder, the Node object, addresses, interfaces) is no error here: the
+//! agent starts without them.
+
+mod file;
+mod parse;
+mod settings;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::model::NodePortAddresses;
+
+pub use file::{API_VERSION, KIND};
+pub use settings::{Layer, Place, SETTINGS, Section, Setting, Settings, Shape, environment};
+
+/// A wrong setting.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// A value that cannot be used.
+    #[error("{place}: {value} is wrong: {fix}")]
+    Value {
+        /// Where it was given.
+        place: Place,
+        /// As it was given, quoted.
+        value: String,
+        /// What to write instead.
+        fix: String,
+    },
+    /// A setting without which the agent cannot work.
+    #[error("--{flag} is missing: {fix}")]
+    Missing {
+        /// The setting's flag.
+        flag: &'static str,
+        /// What to do.
+        fix: String,
+    },
+    /// A file that is no configuration.
+    #[error("{}: {reason}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that cannot be read.
+    #[error("--config {}: cannot read the file", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// All wrong settings of a start, one a line; never empty.
+#[derive(Debug, Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, error) in self.0.iter().enumerate() {
+            let line = if i == 0 { "" } else { "\n" };
+            write!(f, "{line}{error}")?;
+            if let Some(source) = std::error::Error::source(error) {
+                write!(f, ": {source}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Files in a folder.
+    Folder(PathBuf),
+}
+
+/// How TCP connections are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefuseWith {
+    /// By a TCP reset.
+    Reset,
+    /// By ICMP port unreachable.
+    Icmp,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// By tcx where the kernel has it, else as clsact filters.
+    Auto,
+    /// By tcx or not at all.
+    Tcx,
+    /// As clsact filters even where tcx is there.
+    Clsact,
+}
+
+/// Name patterns that override the roles of interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfacePatterns {
+    /// Uplinks.
+    pub uplink: Vec<String>,
+    /// Tunnels.
+    pub tunnel: Vec<String>,
+    /// Links of pods.
+    pub pod: Vec<String>,
+    /// Never hooked.
+    pub ignore: Vec<String>,
+}
+
+/// Idle times after which flows end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, never established.
+    pub tcp_half_open: Duration,
+    /// TCP, established.
+    pub tcp_established: Duration,
+    /// TCP, one FIN.
+    pub tcp_half_closed: Duration,
+    /// TCP, both FINs or RST.
+    pub tcp_closed: Duration,
+    /// UDP without a reply.
+    pub udp_unreplied: Duration,
+    /// UDP with replies.
+    pub udp_replied: Duration,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// Which events are logged, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Form.
+    pub format: LogFormat,
+    /// Least severe level.
+    pub level: tracing::Level,
+}
+
+/// The folders that agent and command line meet in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Pins.
+    pub pin_dir: PathBuf,
+    /// Lock and socket.
+    pub run_dir: PathBuf,
+}
+
+/// The validated configuration of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where objects come from.
+    pub source: Source,
+    /// Name of this node, lower case.
+    pub node_name: String,
+    /// Addresses of pods; empty = unknown.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Seed of backend selection, the same in the whole cluster.
+    pub select_seed: u64,
+    /// Addresses that serve NodePorts.
+    pub nodeport_addresses: NodePortAddresses,
+    /// Ports for SNAT.
+    pub snat_ports: RangeInclusive<u16>,
+    /// Leave TCP segments without a flow to the stack.
+    pub takeover: bool,
+    /// Answer pings to VIPs.
+    pub ping: bool,
+    /// How TCP is refused.
+    pub refuse_with: RefuseWith,
+    /// Answers a second on each CPU.
+    pub answer_rate: u32,
+    /// Overrides of interface roles.
+    pub interfaces: InterfacePatterns,
+    /// How programs are attached.
+    pub attach: Attach,
+    /// Flows that each table is made for, a power of two; also the number of its sets.
+    pub flow_entries: u32,
+    /// Idle times of flows.
+    pub timeouts: Timeouts,
+    /// Pins, lock and socket.
+    pub places: Places,
+    /// Logs.
+    pub log: Log,
+}
+
+/// Joins the layers: arguments over environment over the file at `config` (the flag or variable `config`) over defaults.
+///
+/// # Errors
+/// The file cannot be read, is no configuration, or has unknown fields.
+pub fn gather(
+    arguments: Layer,
+    config: Option<&Path>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Settings, ConfigErrors> {
+    let from_variable = || variable("STEERWAY_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = config.map(Path::to_path_buf).or_else(from_variable);
+    let file = match path {
+        None => Layer::new(),
+        Some(file) => {
+            let text = std::fs::read_to_string(&file).map_err(|source| {
+                ConfigErrors(vec![ConfigError::Read {
+                    file: file.clone(),
+                    source,
+                }])
+            })?;
+            file::parse(&file, &text).map_err(ConfigErrors)?
+        }
+    };
+    Ok(Settings::merge(arguments, environment(&variable), file))
+}
+
+/// Reads an environment variable of this process; not UTF-8 counts as unset.
+pub fn process_variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl Config {
+    /// Validates settings. `host_name` names the node where no layer does.
+    ///
+    /// # Errors
+    /// Every wrong or missing value.
+    pub fn validate(settings: &Settings, host_name: Option<&str>) -> Result<Self, ConfigErrors> {
+        let mut read = parse::Reader::new(settings);
+        let config = Self {
+            source: source(&mut read),
+            node_name: node_name(&mut read, host_name),
+            cluster_cidrs: read.list("cluster-cidr", parse::cidr),
+            select_seed: read.one("select-seed", 0, parse::seed),
+            nodeport_addresses: read.whole(
+                "nodeport-addresses",
+                NodePortAddresses::Primary,
+                parse::nodeport_addresses,
+            ),
+            snat_ports: read.one("snat-ports", 1..=1, parse::ports),
+            takeover: read.one("takeover", false, parse::truth),
+            ping: !read.one("no-ping", false, parse::truth),
+            refuse_with: read.one("refuse-with", RefuseWith::Reset, |text| {
+                parse::word(text, &[("rst", RefuseWith::Reset), ("icmp", RefuseWith::Icmp)])
+            }),
+            answer_rate: read.one("answer-rate", 0, parse::rate),
+            interfaces: InterfacePatterns {
+                uplink: read.list("uplink", parse::pattern),
+                tunnel: read.list("tunnel", parse::pattern),
+                pod: read.list("pod", parse::pattern),
+                ignore: read.list("ignore", parse::pattern),
+            },
+            attach: read.one("attach", Attach::Auto, |text| {
+                parse::word(
+                    text,
+                    &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)],
+                )
+            }),
+            flow_entries: read.one("flow-entries", 0, parse::flow_entries),
+            timeouts: Timeouts {
+                tcp_half_open: read.one("tcp-half-open-timeout", Duration::ZERO, parse::timeout),
+                tcp_established: read.one("tcp-established-timeout", Duration::ZERO, parse::timeout),
+                tcp_half_closed: read.one("tcp-half-closed-timeout", Duration::ZERO, parse::timeout),
+                tcp_closed: read.one("tcp-closed-timeout", Duration::ZERO, parse::timeout),
+                udp_unreplied: read.one("udp-unreplied-timeout", Duration::ZERO, parse::timeout),
+                udp_replied: read.one("udp-replied-timeout", Duration::ZERO, parse::timeout),
+            },
+            places: places(&mut read),
+            log: log(&mut read),
+        };
+        read.finish(config)
+    }
+}
+
+impl Places {
+    /// Validates the folders alone, for commands that only read.
+    ///
+    /// # Errors
+    /// Every wrong value among them.
+    pub fn validate(settings: &Settings) -> Result<Self, ConfigErrors> {
+        let mut read = parse::Reader::new(settings);
+        let found = places(&mut read);
+        read.finish(found)
+    }
+}
+
+fn source(read: &mut parse::Reader<'_>) -> Source {
+    let folder = read.optional("folder", parse::path);
+    read.one("source", (), |text| parse::word(text, &[("folder", ())]));
+    if folder.is_none() {
+        read.missing(
+            "folder",
+            "name a folder of Kubernetes YAML or JSON files, for example --folder /etc/steerway/objects",
+        );
+    }
+    Source::Folder(folder.unwrap_or_default())
+}
+
+fn node_name(read: &mut parse::Reader<'_>, host_name: Option<&str>) -> String {
+    let given = read.optional("node-name", parse::node_name);
+    let name = given.or_else(|| host_name.and_then(|host| parse::node_name(host).ok()));
+    if name.is_none() {
+        read.missing(
+            "node-name",
+            "the host name is no node name; give --node-name as `kubectl get nodes` shows it",
+        );
+    }
+    name.unwrap_or_default()
+}
+
+fn places(read: &mut parse::Reader<'_>) -> Places {
+    let pin_dir: PathBuf = read.one("pin-dir", PathBuf::new(), parse::path);
+    let run_dir = read.optional("run-dir", parse::path);
+    Places {
+        run_dir: run_dir.unwrap_or_else(|| default_run_dir(&pin_dir)),
+        pin_dir,
+    }
+}
+
+/// The run folder that belongs to a pin folder: its path below `/run/steerway`, so that each pin folder has its own.
+pub fn default_run_dir(pin_dir: &Path) -> PathBuf {
+    let name = pin_dir.to_string_lossy().trim_matches('/').replace('/', "-");
+    Path::new("/run/steerway").join(name)
+}
+
+fn log(read: &mut parse::Reader<'_>) -> Log {
+    use tracing::Level;
+    Log {
+        format: read.one("log-format", LogFormat::Text, |text| {
+            parse::word(text, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+        }),
+        level: read.one("log-level", Level::INFO, |text| {
+            let levels = [
+                ("error", Level::ERROR),
+                ("warn", Level::WARN),
+                ("info", Level::INFO),
+                ("debug", Level::DEBUG),
+                ("trace", Level::TRACE),
+            ];
+            parse::word(text, &levels)
+        }),
+    }
+}
+
+/// The known name that differs least from `name`, if any is near.
+fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    let name = name.to_lowercase();
+    let (distance, best) = known.map(|k| (edits(&name, &k.to_lowercase()), k)).min()?;
+    (distance <= name.len() / 3).then_some(best)
+}
+
+/// Levenshtein distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests;
