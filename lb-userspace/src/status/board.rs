@@ -1,0 +1,210 @@
+//! What the loop last told of itself, for the socket: one value, replaced as a whole, read without stopping anybody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::report::{
+    Agent, Attachment, Cause, Listed, NotReady, ReconcileState, Report, ServiceFilter, ServiceItem, SourceState,
+    TableFill,
+};
+use super::server::Answers;
+use super::services::service_items;
+use crate::clock::{Instant, now};
+use crate::maps::MapStore;
+use crate::model::{DesiredState, Rejection};
+use crate::observe::reason_counters;
+use crate::source::{FileError, SourceHandle};
+
+/// What the loop tells.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// True when the source has delivered everything once.
+    pub synced: bool,
+    /// Newest generation of the source.
+    pub seen: u64,
+    /// When it was seen.
+    pub seen_at: Option<Instant>,
+    /// Newest generation that is programmed.
+    pub programmed: u64,
+    /// Services in the source.
+    pub services: usize,
+    /// EndpointSlices in the source.
+    pub endpoint_slices: usize,
+    /// Why the agent is not ready, [`Cause::Converging`] and [`Cause::SourceNotSynced`] excepted.
+    pub not_ready: Vec<NotReady>,
+    /// What should be looked at.
+    pub warnings: Vec<String>,
+    /// Cycles that ended well.
+    pub cycles: u64,
+    /// Cycles that failed.
+    pub failures: u64,
+    /// Operations of the last cycle that had any.
+    pub last_operations: u64,
+    /// Milliseconds that it took.
+    pub last_milliseconds: u64,
+    /// When the last cycle ended well.
+    pub success_at: Option<Instant>,
+    /// What is being retried.
+    pub error: Option<String>,
+    /// All rejections.
+    pub rejections: Arc<[Rejection]>,
+    /// Files that cannot be read.
+    pub file_errors: Arc<[FileError]>,
+    /// Why the source cannot be read at present.
+    pub source_error: Option<String>,
+    /// What is attached, and what should be.
+    pub attachments: Vec<Attachment>,
+    /// How full the published tables are.
+    pub tables: Vec<TableFill>,
+    /// How full the flow tables are, as of the last sweep.
+    pub flows: Vec<TableFill>,
+    /// What is desired, as of the last cycle that ended well.
+    pub desired: Option<Arc<DesiredState>>,
+}
+
+impl State {
+    /// All causes for not being ready.
+    fn causes(&self) -> Vec<NotReady> {
+        let mut causes = self.not_ready.clone();
+        let mut add = |cause, message: &str| {
+            causes.push(NotReady {
+                cause,
+                message: message.to_owned(),
+            });
+        };
+        if !self.synced {
+            add(
+                Cause::SourceNotSynced,
+                self.source_error
+                    .as_deref()
+                    .unwrap_or("the source was not read whole yet"),
+            );
+        } else if let Some(error) = &self.source_error {
+            add(Cause::SourceUnreadable, error);
+        } else if self.programmed < self.seen {
+            add(Cause::Converging, "a newer state of the source is not programmed yet");
+        }
+        causes.sort();
+        causes
+    }
+}
+
+/// What never changes while an agent runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Version of the agent.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The node it works for.
+    pub node_name: String,
+    /// When it started.
+    pub started: Instant,
+    /// Kind of its source.
+    pub source_kind: String,
+    /// Where the source reads.
+    pub source_location: String,
+}
+
+/// Answers for the socket.
+pub struct Board {
+    identity: Identity,
+    state: watch::Receiver<State>,
+    store: Arc<dyn MapStore>,
+    source: SourceHandle,
+}
+
+impl Board {
+    /// Tells what `state` holds, and counters of `store`.
+    pub fn new(
+        identity: Identity,
+        state: watch::Receiver<State>,
+        store: Arc<dyn MapStore>,
+        source: SourceHandle,
+    ) -> Self {
+        Self {
+            identity,
+            state,
+            store,
+            source,
+        }
+    }
+}
+
+fn age(since: Instant) -> u64 {
+    now().saturating_duration_since(since).as_secs()
+}
+
+impl Answers for Board {
+    fn report(&self) -> Report {
+        let state = self.state.borrow().clone();
+        let not_ready = state.causes();
+        let (reasons, unread) = match reason_counters(self.store.as_ref()) {
+            Ok(reasons) => (reasons, None),
+            Err(error) => (BTreeMap::new(), Some(format!("counters cannot be read: {error}"))),
+        };
+        Report {
+            agent: Some(Agent {
+                version: self.identity.version.clone(),
+                pid: self.identity.pid,
+                node_name: self.identity.node_name.clone(),
+                age_seconds: age(self.identity.started),
+            }),
+            ready: not_ready.is_empty(),
+            not_ready,
+            warnings: state.warnings.into_iter().chain(unread).collect(),
+            source: Some(SourceState {
+                kind: self.identity.source_kind.clone(),
+                location: self.identity.source_location.clone(),
+                synced: state.synced,
+                generation_seen: state.seen,
+                generation_programmed: state.programmed,
+                change_age_seconds: state.seen_at.map(age),
+                services: state.services,
+                endpoint_slices: state.endpoint_slices,
+            }),
+            reconcile: Some(ReconcileState {
+                cycles: state.cycles,
+                failures: state.failures,
+                operations: self.store.operations(),
+                last_operations: state.last_operations,
+                last_milliseconds: state.last_milliseconds,
+                success_age_seconds: state.success_at.map(age),
+                error: state.error,
+            }),
+            rejections: state.rejections.iter().cloned().collect::<Listed<_>>(),
+            file_errors: state.file_errors.iter().cloned().collect(),
+            attachments: state.attachments,
+            tables: state.tables.into_iter().chain(state.flows).collect(),
+            reasons,
+        }
+    }
+
+    fn services(&self, filter: &ServiceFilter) -> Vec<ServiceItem> {
+        let desired = self.state.borrow().desired.clone();
+        desired.map_or_else(Vec::new, |desired| service_items(&desired, filter))
+    }
+
+    async fn programmed(&self) -> u64 {
+        // Where source or loop have ended, nothing will be programmed any more: wait until the asker gives up.
+        let Ok(held) = self.source.refresh().await else {
+            return std::future::pending().await;
+        };
+        let mut state = self.state.clone();
+        let done = state
+            .wait_for(|state| state.synced && state.programmed >= held.generation)
+            .await;
+        match done.map(|state| state.programmed) {
+            Ok(generation) => generation,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn pending(&self) -> String {
+        let state = self.state.borrow();
+        let causes = state.causes().into_iter().map(|cause| cause.message);
+        state.error.iter().cloned().chain(causes).collect::<Vec<_>>().join("; ")
+    }
+}
