@@ -1,0 +1,185 @@
+//! The agent of `steerway run`: takes the pin folder, loads the programs, starts source, host and socket, and runs the loop.
+//!
+//! Everything that can fail for good fails here, before anything of the former agent was touched; afterwards the agent only
+//! ends on SIGTERM or SIGINT, and leaves programs, tables and routes as they are.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinError;
+use tracing::info;
+
+use super::host::{HostStartError, KernelHost};
+use super::{Parts, Reconciler};
+use crate::clock;
+use crate::config::{Attach, Config, Source};
+use crate::datapath::attach::{Attacher, Kind};
+use crate::datapath::clock::{Clock, ClockError};
+use crate::datapath::load::{self, LoadError, LoadOptions, Loaded};
+use crate::datapath::pins::{PinDir, PinError};
+use crate::datapath::probe::Features;
+use crate::datapath::run_dir::RunDir;
+use crate::maps::{BpfStore, MapStore, OpenError};
+use crate::observe::FlowSweep;
+use crate::source::folder;
+use crate::status::{Board, Identity, ListenError, Server};
+
+/// How long a start waits for another agent of the pin folder to end.
+const OTHER_AGENT_ENDS: Duration = Duration::from_secs(30);
+
+/// Why an agent does not start.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// The pin folder cannot be had.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// The run folder cannot be used.
+    #[error("cannot use the run folder {}", path.display())]
+    RunDir {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel has no tcx.
+    #[error("this kernel has no tcx hooks (they came with Linux 6.6): use --attach auto")]
+    NoTcx,
+    /// The programs cannot be loaded.
+    #[error("the kernel programs cannot be loaded")]
+    Load(#[from] LoadError),
+    /// The maps cannot be used.
+    #[error("the maps cannot be used")]
+    Maps(#[from] OpenError),
+    /// The kernel's clock cannot be read.
+    #[error("the kernel's clock cannot be read")]
+    Clock(#[from] ClockError),
+    /// Interfaces cannot be followed.
+    #[error("interfaces cannot be followed")]
+    Host(#[from] HostStartError),
+    /// The socket cannot be offered.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A resource of the process cannot be had.
+    #[error("cannot {what}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A step of the start panicked.
+    #[error("a step of the start broke off")]
+    Broken(#[from] JoinError),
+}
+
+fn process(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
+    move |source| AgentError::Process { what, source }
+}
+
+/// Runs an agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot start; nothing of a former agent was touched, unless the error says so.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    let started = clock::now();
+    let pins = PinDir::new(&config.places.pin_dir);
+    let run_dir = RunDir::new(&config.places.run_dir);
+    pins.create()?;
+    let in_run_dir = |source| AgentError::RunDir {
+        path: config.places.run_dir.clone(),
+        source,
+    };
+    run_dir.create().map_err(in_run_dir)?;
+    let _lock = pins.lock(&run_dir, OTHER_AGENT_ENDS).await?;
+    run_dir.write_owner(std::process::id()).map_err(in_run_dir)?;
+    run_dir.write_netns().map_err(in_run_dir)?;
+
+    let (loaded, kind, hz, clock) = {
+        let (pins, attach, flow_sets) = (pins.clone(), config.attach, config.flow_entries);
+        tokio::task::spawn_blocking(move || prepare(&pins, attach, flow_sets)).await??
+    };
+    let store: Arc<dyn MapStore> = Arc::new(BpfStore::open(&pins.maps())?);
+    info!(
+        pin_dir = %pins.root().display(),
+        reused = loaded.report.reused.len(),
+        created = loaded.report.created.len(),
+        replaced = loaded.report.replaced.len(),
+        hz,
+        "programs loaded"
+    );
+    let attacher = Attacher::new(loaded.programs, pins.clone(), run_dir.clone(), kind);
+    let attacher = attacher.map_err(process("open an rtnetlink socket"))?;
+    let host = KernelHost::start(config.interfaces.clone(), attacher, run_dir.clone()).await?;
+    let Source::Folder(path) = &config.source;
+    let source = folder::start(path.clone(), config.node_name.as_str().into());
+    let identity = Identity {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        node_name: config.node_name.clone(),
+        started,
+        source_kind: "folder".to_owned(),
+        source_location: path.display().to_string(),
+    };
+    let handle = source.handle();
+    let server = Server::bind(run_dir.root())?;
+    let random = random().map_err(process("read /dev/urandom"))?;
+    let sweep = Arc::new(FlowSweep::new(clock));
+    let reconciler = Reconciler::new(Parts {
+        config,
+        source,
+        store: Arc::clone(&store),
+        host,
+        sweep,
+        hz,
+        random,
+    });
+    let board = Arc::new(Board::new(identity, reconciler.state(), store, handle));
+    let serving = tokio::spawn(server.serve(board));
+    let stop = stop().map_err(process("take signals"))?;
+    reconciler.run(stop).await;
+    serving.abort();
+    info!("agent stops; forwarding goes on");
+    Ok(())
+}
+
+/// What takes time and must not stop the runtime: probes, the verifier, measuring the clock.
+fn prepare(pins: &PinDir, attach: Attach, flow_sets: u32) -> Result<(Loaded, Kind, u32, Clock), AgentError> {
+    let features = Features::probe();
+    let kind = match (attach, features.tcx) {
+        (Attach::Tcx, false) => return Err(AgentError::NoTcx),
+        (Attach::Auto | Attach::Tcx, true) => Kind::Tcx,
+        (Attach::Auto, false) | (Attach::Clsact, _) => Kind::Clsact,
+    };
+    let clock = Clock::open()?;
+    let hz = clock.measure_hz()?;
+    let options = LoadOptions {
+        flow_sets_v4: flow_sets,
+        flow_sets_v6: flow_sets,
+        features,
+    };
+    Ok((load::load(load::OBJECT, pins, &options)?, kind, hz, clock))
+}
+
+/// A random number of the kernel: the node's secret, should the tables have none yet.
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// Ready when the process is asked to end.
+fn stop() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

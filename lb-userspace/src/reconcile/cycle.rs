@@ -1,0 +1,140 @@
+//! The part of a cycle that computes and writes: model, plan, operations. Blocking; runs on a thread of its own.
+//!
+//! In: everything that the desired state depends on, as values. Out: what was published, or the error after which the next
+//! cycle begins with a planner that adopts a fresh dump. Nothing here waits for a grace period.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::words;
+use crate::config::Config;
+use crate::datapath::interfaces::InterfaceTable;
+use crate::datapath::steer::SteerDevice;
+use crate::maps::{Dump, MapError, MapStore};
+use crate::model::{self, DesiredState, ModelConfig, Rejection};
+use crate::plan::{NodeTables, Planner};
+use crate::source::SourceState;
+
+/// What stays the same from cycle to cycle.
+#[derive(Debug)]
+pub(super) struct Fixed {
+    pub(super) config: Config,
+    pub(super) model: ModelConfig,
+    /// Jiffies a second.
+    pub(super) hz: u32,
+    /// Seed for tables that have none yet.
+    pub(super) seed: u64,
+}
+
+impl Fixed {
+    pub(super) fn new(config: Config, hz: u32, seed: u64) -> Self {
+        let model = ModelConfig {
+            nodeport_addresses: config.nodeport_addresses.clone(),
+            cluster_cidrs: config.cluster_cidrs.clone(),
+            ..ModelConfig::new(&config.node_name)
+        };
+        Self {
+            config,
+            model,
+            hz,
+            seed,
+        }
+    }
+}
+
+/// What one cycle works on.
+pub(super) struct Work {
+    pub(super) fixed: Arc<Fixed>,
+    pub(super) store: Arc<dyn MapStore>,
+    /// The planner of the last cycle; `None` begins with a fresh dump.
+    pub(super) planner: Option<Planner>,
+    pub(super) objects: Arc<SourceState>,
+    pub(super) table: Arc<InterfaceTable>,
+    pub(super) steer: Option<SteerDevice>,
+}
+
+/// What a cycle published.
+pub(super) struct Published {
+    pub(super) planner: Planner,
+    pub(super) desired: Arc<DesiredState>,
+    /// All rejections: of the source, the model and the plan.
+    pub(super) rejections: Vec<Rejection>,
+    /// VIPs that host processes must reach by our device.
+    pub(super) vips: BTreeSet<IpAddr>,
+    pub(super) operations: usize,
+    /// Something was left out that may fit soon.
+    pub(super) starved: bool,
+    /// Devices without room.
+    pub(super) devices_left_out: usize,
+    /// True when the planner was made from a dump.
+    pub(super) adopted: bool,
+}
+
+impl Work {
+    pub(super) fn run(self) -> Result<Published, MapError> {
+        let Self {
+            fixed,
+            store,
+            planner,
+            objects,
+            table,
+            steer,
+        } = self;
+        let adopted = planner.is_none();
+        let mut planner = match planner {
+            Some(planner) => planner,
+            None => Planner::adopt(Dump::of(store.as_ref())?, fixed.seed),
+        };
+        let desired = model::build(&objects.snapshot, &fixed.model);
+        let vips = vips(&desired);
+        let node = node_tables(&fixed, &desired, &table, steer, &vips);
+        let plan = planner.plan(&desired, &node);
+        plan.apply(store.as_ref())?;
+        let mut rejections: Vec<Rejection> = objects
+            .rejections
+            .iter()
+            .chain(&desired.rejections)
+            .chain(&plan.rejections)
+            .cloned()
+            .collect();
+        rejections.sort();
+        rejections.dedup();
+        Ok(Published {
+            planner,
+            desired: Arc::new(desired),
+            rejections,
+            vips,
+            operations: plan.len(),
+            starved: plan.starved,
+            devices_left_out: plan.devices_left_out,
+            adopted,
+        })
+    }
+}
+
+/// Every address that belongs to a Service, NodePorts excepted.
+fn vips(desired: &DesiredState) -> BTreeSet<IpAddr> {
+    let frontends = desired.service_ports.values().flat_map(|port| &port.frontends);
+    frontends
+        .filter_map(|frontend| frontend.address)
+        .chain(desired.cluster_ips.keys().copied())
+        .collect()
+}
+
+fn node_tables(
+    fixed: &Fixed,
+    desired: &DesiredState,
+    table: &InterfaceTable,
+    steer: Option<SteerDevice>,
+    vips: &BTreeSet<IpAddr>,
+) -> NodeTables {
+    let local: Vec<IpAddr> = table.local_addresses.iter().copied().collect();
+    let nodeport = model::nodeport_addresses(&fixed.model, &desired.node, &local);
+    NodeTables {
+        addresses: table.local_addresses.clone(),
+        nodeport_addresses: nodeport.into_iter().collect(),
+        config: words::config_words(&fixed.config, table, steer, fixed.hz),
+        devices: words::devices(table, &desired.node, vips),
+    }
+}

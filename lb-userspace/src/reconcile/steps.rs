@@ -1,0 +1,177 @@
+//! The steps of a cycle in their order: our device, tables, programs, routes. Each notes what it could not do.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::cycle::{Published, Work};
+use super::words;
+use super::{Host, Reconciler};
+use crate::datapath::attach::Trust;
+use crate::datapath::interfaces::{InterfaceTable, Role};
+use crate::datapath::steer::{RouteNeeds, SteerDevice};
+use crate::model::Family;
+use crate::source::SourceState;
+
+/// How long a cycle waits for the interface table to follow what the cycle itself changed.
+const TABLE_FOLLOWS: Duration = Duration::from_millis(200);
+
+/// What a cycle could not do; it is tried again.
+#[derive(Default)]
+pub(super) struct Failures {
+    pub(super) write: Option<String>,
+    pub(super) host: Vec<String>,
+}
+
+impl Failures {
+    pub(super) fn all(&self) -> Vec<String> {
+        self.write.iter().chain(&self.host).cloned().collect()
+    }
+}
+
+/// An error with its causes, for logs and status.
+fn told(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+impl<H: Host> Reconciler<H> {
+    /// Tells the node's addresses to those who find uplinks and makes our device; gives the table that has both.
+    pub(super) async fn prepare(
+        &mut self,
+        source: &SourceState,
+        trust: Trust,
+        failures: &mut Failures,
+    ) -> Arc<InterfaceTable> {
+        let node = source
+            .snapshot
+            .node
+            .as_ref()
+            .filter(|node| node.name == self.fixed.model.node_name);
+        let addresses: BTreeSet<IpAddr> = node.iter().flat_map(|node| node.addresses.iter().copied()).collect();
+        if self.host.set_node_addresses(addresses) {
+            // No change follows where no role changes.
+            let _no_change = timeout(TABLE_FOLLOWS, self.tables.changed()).await;
+        }
+        let table = Arc::clone(&self.tables.borrow_and_update());
+        let known = self.steer.is_some_and(|(_, generation)| generation == table.generation);
+        if known && trust == Trust::Known {
+            return table;
+        }
+        match self.host.ensure_device(table.smallest_mtu()).await {
+            Ok(device) => {
+                let table = self.table_with(device).await;
+                self.steer = Some((device, table.generation));
+                table
+            }
+            Err(error) => {
+                self.steer = None;
+                failures.host.push(told(&error));
+                table
+            }
+        }
+    }
+
+    /// The table, once our device is in it.
+    async fn table_with(&mut self, device: SteerDevice) -> Arc<InterfaceTable> {
+        let has = |table: &Arc<InterfaceTable>| {
+            table
+                .with_role(Role::Steer)
+                .any(|found| found.ifindex == device.ifindex)
+        };
+        let found = timeout(TABLE_FOLLOWS, self.tables.wait_for(has)).await;
+        drop(found);
+        Arc::clone(&self.tables.borrow_and_update())
+    }
+
+    /// Model, plan and operations, on a thread of their own.
+    pub(super) async fn publish(
+        &mut self,
+        objects: Arc<SourceState>,
+        table: Arc<InterfaceTable>,
+        trust: Trust,
+        failures: &mut Failures,
+    ) -> Option<Published> {
+        let planner = self.planner.take().filter(|_| trust == Trust::Known);
+        if planner.is_none() {
+            self.upkeep.forget();
+        }
+        let work = Work {
+            fixed: Arc::clone(&self.fixed),
+            store: Arc::clone(&self.store),
+            planner,
+            objects,
+            table,
+            steer: self.steer.map(|(device, _)| device),
+        };
+        match tokio::task::spawn_blocking(|| work.run()).await {
+            Ok(Ok(published)) => return Some(published),
+            Ok(Err(error)) => failures.write = Some(told(&error)),
+            Err(error) => failures.write = Some(told(&error)),
+        }
+        self.upkeep.forget();
+        None
+    }
+
+    pub(super) async fn attach(&mut self, table: &InterfaceTable, trust: Trust, failures: &mut Failures) {
+        let errors = self.host.attach(table, trust).await;
+        failures.host.extend(errors.iter().map(|error| told(error)));
+    }
+
+    /// Programs, then routes; gives the VIPs that have somebody else's route.
+    pub(super) async fn attach_and_route(
+        &mut self,
+        published: &Published,
+        table: &InterfaceTable,
+        trust: Trust,
+        failures: &mut Failures,
+    ) -> Vec<IpAddr> {
+        self.attach(table, trust, failures).await;
+        let Some((device, _)) = self.steer else {
+            return Vec::new();
+        };
+        if !self
+            .host
+            .attached()
+            .iter()
+            .any(|attached| attached.ifindex == device.ifindex)
+        {
+            failures
+                .host
+                .push("no program runs on our device yet: Service addresses get no route".to_owned());
+            return Vec::new();
+        }
+        let source = |family| words::node_source(table, &published.desired.node, &published.vips, family);
+        let (source_v4, source_v6) = (source(Family::V4), source(Family::V6));
+        let needs = RouteNeeds {
+            steer_ifindex: device.ifindex,
+            vips: &published.vips,
+            local: &table.local_addresses,
+            source_v4: source_v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
+            source_v6: source_v6.and_then(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
+        };
+        match self.host.route(&needs, trust).await {
+            Ok(report) => {
+                if report.added + report.changed + report.removed > 0 {
+                    debug!(
+                        added = report.added,
+                        changed = report.changed,
+                        removed = report.removed,
+                        "routes changed"
+                    );
+                }
+                report.conflicts
+            }
+            Err(error) => {
+                failures.host.push(told(&error));
+                Vec::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a cycle tells: to the status socket, and to the log.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tracing::{error, info};
+
+use super::cycle::Published;
+use super::readiness;
+use super::steps::Failures;
+use super::{Host, Reconciler, Starved};
+use crate::clock::{Instant, now};
+use crate::datapath::attach::Attachment;
+use crate::datapath::interfaces::InterfaceTable;
+use crate::observe::{direction_name, method_name, table_fill};
+use crate::source::SourceState;
+use crate::status::report::{self, Cause, NotReady};
+
+impl<H: Host> Reconciler<H> {
+    /// Tells the outcome of a cycle, and keeps the planner.
+    pub(super) fn tell(
+        &mut self,
+        source: &SourceState,
+        table: &InterfaceTable,
+        published: Option<Published>,
+        conflicts: &[IpAddr],
+        failures: &Failures,
+        began: Instant,
+    ) {
+        let took = now() - began;
+        let attachments: Vec<report::Attachment> = self.host.attached().iter().map(attachment).collect();
+        let errors = failures.all();
+        let mut not_ready: Vec<NotReady> = Vec::new();
+        if let Some(message) = failures.write.clone() {
+            not_ready.push(NotReady {
+                cause: Cause::WriteFailed,
+                message,
+            });
+        }
+        let host = failures.host.iter().map(|m| NotReady {
+            cause: Cause::AttachFailed,
+            message: m.clone(),
+        });
+        not_ready.extend(host);
+        self.state.send_modify(|state| {
+            state.attachments = attachments;
+            state.error = (!errors.is_empty()).then(|| errors.join("; "));
+            if errors.is_empty() {
+                state.cycles += 1;
+                state.success_at = Some(now());
+            } else {
+                state.failures += 1;
+            }
+            if let Some(published) = &published {
+                not_ready.extend(readiness::missing(&published.desired.node, table));
+                let (left_out, starved) = (published.devices_left_out, published.starved);
+                state.warnings = readiness::warnings(table, conflicts, left_out, starved);
+                state.programmed = source.generation;
+                state.rejections = published.rejections.clone().into();
+                state.tables = table_fill(&published.planner, self.store.as_ref());
+                state.desired = Some(Arc::clone(&published.desired));
+                if published.operations > 0 {
+                    state.last_operations = published.operations as u64;
+                    state.last_milliseconds = took.as_millis() as u64;
+                }
+            }
+            state.not_ready = not_ready;
+        });
+        if let Some(published) = published {
+            self.starved = match (published.starved, published.operations) {
+                (false, _) => Starved::No,
+                (true, 0) => Starved::Yes,
+                (true, _) => Starved::GaveUp,
+            };
+            if published.operations > 0 || !self.filled {
+                info!(
+                    ops = published.operations,
+                    ms = took.as_millis() as u64,
+                    generation = source.generation,
+                    services = published.desired.service_ports.len(),
+                    rejections = published.rejections.len(),
+                    adopted = published.adopted,
+                    "published"
+                );
+            }
+            self.filled = true;
+            self.planner = Some(published.planner);
+        }
+    }
+
+    /// Logs errors that were not there after the last cycle.
+    pub(super) fn log(&mut self, errors: Vec<String>) {
+        for error in errors.iter().filter(|error| !self.logged.contains(error)) {
+            error!(error, "not forwarding as desired; tried again");
+        }
+        if errors.is_empty() && !self.logged.is_empty() {
+            info!("forwarding as desired again");
+        }
+        self.logged = errors;
+    }
+}
+
+fn attachment(attached: &Attachment) -> report::Attachment {
+    report::Attachment {
+        interface: attached.ifname.clone(),
+        ifindex: attached.ifindex,
+        role: attached.role.name().to_owned(),
+        direction: direction_name(attached.hook).to_owned(),
+        method: method_name(attached.kind).to_owned(),
+        error: None,
+    }
+}
