@@ -1,0 +1,81 @@
+//! `steerway check`: what this kernel, these rights and this node allow, and what to do about each lack.
+
+use std::io::{self, Write};
+
+use anyhow::Context as _;
+use lb_common::layout::map;
+
+use super::Outcome;
+use super::output::{Format, Table, json};
+use super::settings::Given;
+use crate::config::{Config, process_variable};
+use crate::datapath::checks::{self, Check, CheckInput, Verdict};
+use crate::datapath::interfaces::{self, Rules};
+use crate::datapath::load;
+
+/// Check the kernel, rights and settings of this node, and say what to do about each lack
+///
+/// Takes the settings of `run`, and changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0; 1 when something is missing that Steerway cannot work without; 2 for wrong usage."
+)]
+pub(super) struct Options {
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    given: Given<true>,
+}
+
+/// Runs the command.
+pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    // What a start needs and no check looks at.
+    let settings = options
+        .given
+        .gather(process_variable)?
+        .or("folder", "/")
+        .or("node-name", "node");
+    let config = Config::validate(&settings, None)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    let rules = Rules {
+        patterns: config.interfaces.clone(),
+        ..Rules::default()
+    };
+    let table = runtime.block_on(interfaces::snapshot(&rules))?;
+    let sizes = ["_v4", "_v6"].map(|family| (format!("{}{family}", map::FLOWS), config.flow_entries));
+    let tables = load::wanted_shapes(load::OBJECT, &sizes).unwrap_or_default();
+    let checks = checks::run(&CheckInput {
+        snat_ports: config.snat_ports.clone(),
+        tables,
+        interfaces: &table,
+    });
+    match options.output {
+        Format::Json => json(out, &checks)?,
+        Format::Table | Format::Wide => print(out, &checks)?,
+    }
+    let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
+    Ok(if failed { Outcome::Failure } else { Outcome::Success })
+}
+
+/// One line a check, and what to do below those that need it.
+pub(super) fn print(out: &mut dyn Write, checks: &[Check]) -> io::Result<()> {
+    let mut table = Table::new(&["CHECK", "RESULT", "FOUND", "WHAT TO DO"]);
+    for check in checks {
+        let verdict = match check.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        table.push(vec![
+            check.name.to_owned(),
+            verdict.to_owned(),
+            check.detail.clone(),
+            check.remedy.clone(),
+        ]);
+    }
+    table.print(out)
+}

@@ -1,0 +1,50 @@
+//! `steerway run`: the agent.
+
+use anyhow::Context as _;
+
+use super::Outcome;
+use super::settings::Given;
+use crate::config::{Config, process_variable};
+use crate::{observe, reconcile};
+
+/// Threads of the runtime; each costs resident memory.
+const WORKERS: usize = 2;
+
+/// Run the agent of this node
+///
+/// Reads Services, EndpointSlices and this node's Node object from a source and keeps the kernel's forwarding as they say,
+/// in the network namespace that it is started in. What this node lacks for now (its Node object, addresses, a default route,
+/// interfaces) it waits for; `steerway status` says what. SIGTERM ends the agent and leaves forwarding in place.
+///
+/// Each setting may also be given by its environment variable, or by its field in the file of --config: the flag's name in
+/// camel case, as in `nodeName`. A flag wins over a variable, a variable over the file.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 after SIGTERM or SIGINT; 1 when the agent cannot start; 2 for wrong settings.\n\n\
+    Example:\n  steerway run --folder /etc/steerway/objects --cluster-cidr 10.244.0.0/16,fd00:10:244::/48"
+)]
+pub(super) struct Options {
+    #[command(flatten)]
+    given: Given<true>,
+}
+
+/// Runs the command.
+pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+    let settings = options.given.gather(process_variable)?;
+    let config = Config::validate(&settings, host_name().as_deref())?;
+    observe::start_logs(config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    runtime.block_on(reconcile::run(config))?;
+    Ok(Outcome::Success)
+}
+
+/// The host name of this UTS namespace.
+pub(super) fn host_name() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .map(|name| name.trim().to_owned())
+}

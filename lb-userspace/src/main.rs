@@ -1,0 +1,8 @@
+//! The program `steerway`: hands arguments and streams to the library's command line and returns its exit status.
+
+use std::io;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    steerway::cli::main(std::env::args_os(), &mut io::stdout().lock(), &mut io::stderr())
+}

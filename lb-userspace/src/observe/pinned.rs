@@ -1,0 +1,274 @@
+//! What the pins of an agent tell while none runs: services, backends, counters, attachments.
+//!
+//! Read from a [`Dump`] as packets would read it: a service port counts when its word names a block that echoes its id. What
+//! only the agent knew (endpoints that nothing uses, nodes, rejections) is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use lb_common::family::{Family as _, Side, V4, V6};
+use lb_common::layout::{
+    BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BACKEND_V6, BACKEND_WORDS,
+    BLOCK_EXTERNAL_LOCAL, BLOCK_INTERNAL_LOCAL, BackendControl, FRONTEND_CLUSTER, FRONTEND_NODE_PORT, FRONTEND_RANGES,
+    FRONTEND_VALID, FrontendValue, ServiceWord, block, owner_word,
+};
+use thiserror::Error;
+
+use super::reason_counters;
+use crate::datapath::attach::{Hook, Kind};
+use crate::datapath::pins::PinDir;
+use crate::maps::{BpfStore, Dump, MapError, MapStore, OpenError, Table, address_of_words, v4_address, v6_address};
+use crate::model::{Family, FrontendKind, ServicePortKey};
+use crate::plan::{Planner, parse_service_port_name};
+use crate::status::kind_name;
+use crate::status::report::{
+    Attachment, Cause, EndpointItem, FrontendItem, NotReady, Report, ServiceFilter, ServiceItem, TableFill,
+};
+
+/// Why pins tell nothing.
+#[derive(Debug, Error)]
+pub enum ObserveError {
+    /// The maps cannot be opened.
+    #[error("the maps cannot be used")]
+    Open(#[from] OpenError),
+    /// The maps cannot be read.
+    #[error("the maps cannot be read")]
+    Read(#[from] MapError),
+    /// The pinned links cannot be listed.
+    #[error("the pinned links cannot be listed")]
+    Links(#[source] std::io::Error),
+}
+
+/// Opens the maps pinned in `pin_dir`.
+///
+/// # Errors
+/// There are none, or they are of another version.
+pub(crate) fn open(pin_dir: &Path) -> Result<BpfStore, ObserveError> {
+    Ok(BpfStore::open(&PinDir::new(pin_dir).maps())?)
+}
+
+/// The state of a pin folder without an agent.
+///
+/// # Errors
+/// The maps cannot be opened or read.
+pub fn report_from_pins(pin_dir: &Path) -> Result<Report, ObserveError> {
+    let store = open(pin_dir)?;
+    let pins = PinDir::new(pin_dir).link_pins().map_err(ObserveError::Links)?;
+    let attachments = pins.into_iter().map(|pin| Attachment {
+        interface: pin.ifname,
+        ifindex: pin.ifindex,
+        role: "pinned".to_owned(),
+        direction: direction_name(pin.hook).to_owned(),
+        method: method_name(Kind::Tcx).to_owned(),
+        error: None,
+    });
+    Ok(Report {
+        attachments: attachments.collect(),
+        ..report(&store)?
+    })
+}
+
+/// The service ports that the pins hold.
+///
+/// # Errors
+/// The maps cannot be opened or read.
+pub fn services_from_pins(pin_dir: &Path, filter: &ServiceFilter) -> Result<Vec<ServiceItem>, ObserveError> {
+    let dump = Dump::of(&open(pin_dir)?)?;
+    Ok(services_of(&dump, filter))
+}
+
+fn report(store: &dyn MapStore) -> Result<Report, MapError> {
+    let message = "no agent runs: what is programmed goes on forwarding, changes wait".to_owned();
+    Ok(Report {
+        not_ready: vec![NotReady {
+            cause: Cause::AgentStopped,
+            message,
+        }],
+        tables: table_fill(&Planner::adopt(Dump::of(store)?, 0), store),
+        reasons: reason_counters(store)?,
+        ..Report::default()
+    })
+}
+
+/// The name of a direction as it is printed.
+pub(crate) const fn direction_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Ingress => "ingress",
+        Hook::Egress => "egress",
+    }
+}
+
+/// The name of a way to attach as it is printed.
+pub(crate) const fn method_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tcx => "tcx",
+        Kind::Clsact => "clsact",
+    }
+}
+
+/// How full the published tables are.
+pub(crate) fn table_fill(planner: &Planner, store: &dyn MapStore) -> Vec<TableFill> {
+    let bytes = |name: &str| {
+        let table = Table::ALL.into_iter().find(|table| table.name() == name);
+        table.map_or(0, |table| store.words(table).len() as u64 * 8)
+    };
+    let fill = planner.fill().into_iter();
+    fill.map(|f| TableFill {
+        name: f.map.to_owned(),
+        used: f.used,
+        capacity: f.capacity,
+        bytes: bytes(f.map),
+    })
+    .collect()
+}
+
+/// Decodes the service ports of a dump, by key.
+pub(crate) fn services_of(dump: &Dump, filter: &ServiceFilter) -> Vec<ServiceItem> {
+    let tables = Tables { dump };
+    let mut found: BTreeMap<ServicePortKey, ServiceItem> = BTreeMap::new();
+    let mut frontends = tables.frontends();
+    let mut backends = tables.backends();
+    for (&id, name) in &dump.names {
+        let Some(key) = parse_service_port_name(name).filter(|key| filter.admits(&key.namespace, &key.name)) else {
+            continue;
+        };
+        let Some(header) = tables.block(id) else { continue };
+        let flags = (header[block::OWNER as usize] >> 48) as u16;
+        let policy = |local: u16| if flags & local != 0 { "Local" } else { "Cluster" };
+        let ranges = dump
+            .ranges
+            .iter()
+            .filter(|range| range.service == id)
+            .map(|range| range.range.to_string());
+        let affinity = header[block::AFFINITY as usize] as u32;
+        let item = ServiceItem {
+            namespace: key.namespace.as_ref().into(),
+            name: key.name.as_ref().into(),
+            port_name: key.port.as_ref().into(),
+            protocol: key.protocol.as_str().into(),
+            family: key.family.as_str().into(),
+            frontends: frontends.remove(&id).unwrap_or_default(),
+            internal_traffic_policy: Some(policy(BLOCK_INTERNAL_LOCAL).to_owned()),
+            external_traffic_policy: Some(policy(BLOCK_EXTERNAL_LOCAL).to_owned()),
+            affinity_seconds: (affinity != 0).then_some(affinity),
+            source_ranges: ranges.collect(),
+            endpoints: backends.remove(&id).unwrap_or_default(),
+        };
+        found.insert(key, item);
+    }
+    found.into_values().collect()
+}
+
+/// A dump, word by word.
+struct Tables<'a> {
+    dump: &'a Dump,
+}
+
+impl Tables<'_> {
+    fn words(&self, table: Table) -> &[u64] {
+        &self.dump.tables[table as usize]
+    }
+
+    fn word(&self, table: Table, index: usize) -> u64 {
+        self.words(table).get(index).copied().unwrap_or(0)
+    }
+
+    /// The header of a service port's block, if packets could use it.
+    fn block(&self, id: u32) -> Option<[u64; 8]> {
+        let word = ServiceWord::from_word(self.word(Table::Services, id as usize))?;
+        let header = std::array::from_fn(|i| self.word(Table::Arena, word.offset as usize + i));
+        let owner = header[block::OWNER as usize] << 16 >> 16;
+        (owner == owner_word(id, word.generation, 0)).then_some(header)
+    }
+
+    /// Frontends by service port id, sorted.
+    fn frontends(&self) -> BTreeMap<u32, Vec<FrontendItem>> {
+        let mut found: BTreeMap<u32, BTreeSet<(FrontendKind, Option<IpAddr>, u16)>> = BTreeMap::new();
+        for family in Family::BOTH {
+            let v6 = family == Family::V6;
+            let size = if v6 { V6::FRONTEND_WORDS } else { V4::FRONTEND_WORDS };
+            for slot in self.words(Table::frontends(v6)).chunks(size) {
+                let Some(value) = slot.get(size - 1).map(|word| FrontendValue::from_word(*word)) else {
+                    continue;
+                };
+                if value.flags & FRONTEND_VALID == 0 || value.service == 0 {
+                    continue;
+                }
+                let word = |i: usize| slot[i];
+                let (address, port): (IpAddr, u16) = if v6 {
+                    let Side { addr, port } = V6::side_from(word);
+                    (v6_address(addr).into(), port)
+                } else {
+                    let Side { addr, port } = V4::side_from(word);
+                    (v4_address(addr).into(), port)
+                };
+                let kind = match value.flags {
+                    flags if flags & FRONTEND_NODE_PORT != 0 => FrontendKind::NodePort,
+                    flags if flags & FRONTEND_CLUSTER != 0 => FrontendKind::ClusterIp,
+                    flags if flags & FRONTEND_RANGES != 0 => FrontendKind::LoadBalancerIp,
+                    _ => FrontendKind::ExternalIp,
+                };
+                let address = (kind != FrontendKind::NodePort).then_some(address);
+                found.entry(value.service).or_default().insert((kind, address, port));
+            }
+        }
+        let item = |(kind, address, port): (FrontendKind, Option<IpAddr>, u16)| FrontendItem {
+            kind: kind_name(kind).to_owned(),
+            address: address.map(|address| address.to_string()),
+            port,
+        };
+        found
+            .into_iter()
+            .map(|(id, set)| (id, set.into_iter().map(item).collect()))
+            .collect()
+    }
+
+    /// Backends by service port id, by address.
+    fn backends(&self) -> BTreeMap<u32, Vec<EndpointItem>> {
+        let mut found: BTreeMap<u32, BTreeMap<(IpAddr, u16), EndpointItem>> = BTreeMap::new();
+        for record in self.words(Table::Backends).chunks(BACKEND_WORDS) {
+            let &[control, first, second, last] = record else {
+                continue;
+            };
+            let control = BackendControl::from_word(control);
+            if control.service == 0 || control.state == 0 {
+                continue;
+            }
+            let (flags, port) = ((last >> 16) as u16, last as u16);
+            let address = address_of_words(flags & BACKEND_V6 != 0, [first, second]);
+            let item = endpoint(address, port, control.state, flags);
+            found.entry(control.service).or_default().insert((address, port), item);
+        }
+        found
+            .into_iter()
+            .map(|(id, set)| (id, set.into_values().collect()))
+            .collect()
+    }
+}
+
+fn endpoint(address: IpAddr, port: u16, state: u8, flags: u16) -> EndpointItem {
+    let sets = [(BACKEND_IN_CLUSTER, "cluster set"), (BACKEND_IN_LOCAL, "local set")];
+    let sets: Vec<&str> = sets
+        .into_iter()
+        .filter_map(|(bit, name)| (state & bit != 0).then_some(name))
+        .collect();
+    EndpointItem {
+        address: address.to_string(),
+        port,
+        node: None,
+        local: flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0,
+        state: if state & BACKEND_SERVING != 0 {
+            "Serving"
+        } else {
+            "NotReady"
+        }
+        .to_owned(),
+        used: !sets.is_empty(),
+        why: if sets.is_empty() {
+            "in no set".to_owned()
+        } else {
+            format!("in the {}", sets.join(" and the "))
+        },
+    }
+}
