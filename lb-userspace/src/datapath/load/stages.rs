@@ -1,0 +1,71 @@
+//! The program array through which the attached programs reach their later stages by tail calls.
+//!
+//! Each load makes its own array and pins it as `<pin-dir>/stages/<map id>`: programs of two loads never share one, so the
+//! stages that a packet passes are of one build. The pin is what keeps it alive, not the programs: the kernel empties a
+//! program array when the last file descriptor and pin are gone (`bpf_fd_array_map_clear`, kernel/bpf/arraymap.c), and then
+//! every packet that needs a later stage is dropped. Arrays of former loads are therefore removed only after every hook has
+//! been switched, and a while later, when no packet can still be on its way through them.
+
+use std::io;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{Map, ProgramArray};
+use aya::programs::SchedClassifier;
+use lb_common::layout::{map, stage};
+
+use super::LoadError;
+use crate::datapath::pins::{PinDir, remove_if_there};
+
+/// A program runs for microseconds; this is for a machine that pauses.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Loads the stages, fills the array and pins it. Returns the name of the pin.
+pub(super) fn install(ebpf: &mut Ebpf, pins: &PinDir) -> Result<String, LoadError> {
+    for name in stage::PROGRAMS {
+        let program = ebpf.program_mut(name).ok_or(LoadError::MissingProgram(name))?;
+        <&mut SchedClassifier>::try_from(program)
+            .and_then(SchedClassifier::load)
+            .map_err(|source| LoadError::Verify { name, source })?;
+    }
+    let failed = |source| LoadError::Stages { source };
+    let map = ebpf
+        .take_map(map::STAGES)
+        .ok_or(LoadError::MissingProgram(map::STAGES))?;
+    let Map::ProgramArray(data) = &map else {
+        return Err(LoadError::MissingProgram(map::STAGES));
+    };
+    let id = data.info().map_err(failed)?.id();
+    let mut array = ProgramArray::try_from(map).map_err(failed)?;
+    for (index, name) in (0..).zip(stage::PROGRAMS) {
+        let program = ebpf.program(name).ok_or(LoadError::MissingProgram(name))?;
+        let program: &SchedClassifier = program
+            .try_into()
+            .map_err(|source| LoadError::Verify { name, source })?;
+        let fd = program.fd().map_err(|source| LoadError::Verify { name, source })?;
+        array.set(index, fd, 0).map_err(failed)?;
+    }
+    let path = pins.stages().join(id.to_string());
+    array.pin(&path).map_err(|source| LoadError::Pin { path, source })?;
+    Ok(id.to_string())
+}
+
+/// Removes the arrays of all loads but `current` from the pin directory, after a while. Call when every hook runs programs of
+/// `current`. What a stop in between leaves is removed by the next agent.
+pub(in crate::datapath) fn retire_others(pins: &PinDir, current: &str) -> io::Result<()> {
+    let old: Vec<_> = pins.stage_names()?.into_iter().filter(|name| name != current).collect();
+    if old.is_empty() {
+        return Ok(());
+    }
+    let folder = pins.stages();
+    tokio::spawn(async move {
+        tokio::time::sleep(DRAIN).await;
+        for name in old {
+            let path = folder.join(name);
+            if let Err(error) = remove_if_there(&path) {
+                tracing::warn!(path = %path.display(), %error, "stages of a former load cannot be removed");
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,370 @@
+//! Routes of all VIPs to steer0, kept in step with a wanted set.
+//!
+//! `VIP/32 | VIP/128 dev steer0 src <address of the node> proto 83`: the protocol number is the mark of ownership, so routes of
+//! ours survive the agent, are found again, and nobody else's is ever touched. Addresses that the node itself has get none.
+//! Thousands of changes are in flight at once. Sources: rtnetlink(7), ip-route(8).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::datapath::netlink::{Netlink, errno};
+
+/// Our number among routing protocols; unused in iproute2's list.
+pub(crate) const PROTOCOL: u8 = 83;
+
+/// Requests in flight.
+const IN_FLIGHT: usize = 256;
+
+/// Why routes are not as they should be.
+#[derive(Debug, Error)]
+pub enum RouteError {
+    /// The kernel refused to list them.
+    #[error("cannot list routes")]
+    List(#[source] rtnetlink::Error),
+    /// Some changes failed; the others have been made.
+    #[error("{failed} routes to VIPs cannot be changed, among them {address}")]
+    Change {
+        /// How many.
+        failed: usize,
+        /// The first of them.
+        address: IpAddr,
+        /// Its cause.
+        #[source]
+        source: rtnetlink::Error,
+    },
+}
+
+/// What routes there must be.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteNeeds<'a> {
+    /// Interface index of steer0.
+    pub steer_ifindex: u32,
+    /// VIPs.
+    pub vips: &'a BTreeSet<IpAddr>,
+    /// Addresses of the node's interfaces: they get no route, and only they can be sources.
+    pub local: &'a BTreeSet<IpAddr>,
+    /// Preferred source of IPv4; without one the kernel chooses.
+    pub source_v4: Option<Ipv4Addr>,
+    /// Preferred source of IPv6.
+    pub source_v6: Option<Ipv6Addr>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RouteReport {
+    /// New routes.
+    pub added: usize,
+    /// Routes that got another source or device.
+    pub changed: usize,
+    /// Routes that went.
+    pub removed: usize,
+    /// VIPs that have somebody else's route: theirs is left alone, host processes do not reach the VIP through us.
+    pub conflicts: Vec<IpAddr>,
+}
+
+/// Way out and preferred source of a route.
+type Route = (u32, Option<IpAddr>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Add(IpAddr, Route),
+    Change(IpAddr, Route),
+    Remove(IpAddr),
+}
+
+/// Keeps the routes; remembers what it did, so that a small change costs little.
+#[derive(Debug)]
+pub struct VipRoutes {
+    netlink: Netlink,
+    known: Option<BTreeMap<IpAddr, Route>>,
+    conflicts: BTreeSet<IpAddr>,
+}
+
+impl VipRoutes {
+    /// Changes nothing yet.
+    ///
+    /// # Errors
+    /// No rtnetlink socket.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            netlink: Netlink::open()?,
+            known: None,
+            conflicts: BTreeSet::new(),
+        })
+    }
+
+    /// Forgets what is known, so that the next [`Self::sync`] asks the kernel: for when somebody may have changed routes.
+    pub fn distrust(&mut self) {
+        self.known = None;
+    }
+
+    /// Makes the kernel's routes those that are needed.
+    ///
+    /// # Errors
+    /// Some could not be changed; call again. All others have been made.
+    pub async fn sync(&mut self, needs: &RouteNeeds<'_>) -> Result<RouteReport, RouteError> {
+        let handle = self.netlink.handle().clone();
+        let mut known = if let Some(known) = self.known.take() {
+            known
+        } else {
+            self.conflicts.clear();
+            own_routes(&handle).await?
+        };
+        let wanted = wanted(needs);
+        self.conflicts.retain(|vip| wanted.contains_key(vip));
+        let ops = plan(&known, &wanted, &self.conflicts);
+        let mut report = RouteReport::default();
+        let mut failed: Option<(usize, IpAddr, rtnetlink::Error)> = None;
+        let mut results = stream::iter(ops).map(|op| run(&handle, op)).buffer_unordered(IN_FLIGHT);
+        while let Some((op, result)) = results.next().await {
+            let (Op::Add(address, _) | Op::Change(address, _) | Op::Remove(address)) = op;
+            match (op, result) {
+                (Op::Add(_, route), Ok(())) => {
+                    known.insert(address, route);
+                    report.added += 1;
+                }
+                (Op::Change(_, route), Ok(())) => {
+                    known.insert(address, route);
+                    report.changed += 1;
+                }
+                (Op::Remove(_), Ok(())) => {
+                    known.remove(&address);
+                    report.removed += 1;
+                }
+                (Op::Add(..), Err(error)) if errno(&error) == Some(libc::EEXIST) => {
+                    self.conflicts.insert(address);
+                }
+                (_, Err(error)) => {
+                    let count = failed.as_ref().map_or(0, |(count, ..)| *count);
+                    let (_, address, error) = failed.take().unwrap_or((0, address, error));
+                    failed = Some((count + 1, address, error));
+                }
+            }
+        }
+        if let Some((failed, address, source)) = failed {
+            return Err(RouteError::Change {
+                failed,
+                address,
+                source,
+            });
+        }
+        self.known = Some(known);
+        report.conflicts = self.conflicts.iter().copied().collect();
+        Ok(report)
+    }
+}
+
+/// Removes every route of ours; returns how many there were.
+pub(in crate::datapath) async fn remove_all(handle: &Handle) -> Result<usize, RouteError> {
+    let own = own_routes(handle).await?;
+    let mut results = stream::iter(own.into_keys())
+        .map(|vip| run(handle, Op::Remove(vip)))
+        .buffer_unordered(IN_FLIGHT);
+    let mut removed = 0;
+    while let Some((op, result)) = results.next().await {
+        let (Op::Add(address, _) | Op::Change(address, _) | Op::Remove(address)) = op;
+        result.map_err(|source| RouteError::Change {
+            failed: 1,
+            address,
+            source,
+        })?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+fn wanted(needs: &RouteNeeds<'_>) -> BTreeMap<IpAddr, Route> {
+    let source = |vip: &IpAddr| match vip {
+        IpAddr::V4(_) => needs.source_v4.map(IpAddr::V4),
+        IpAddr::V6(_) => needs.source_v6.map(IpAddr::V6),
+    };
+    // The kernel refuses a source that it does not have.
+    let usable = |vip: &IpAddr| source(vip).filter(|address| needs.local.contains(address));
+    needs
+        .vips
+        .difference(needs.local)
+        .map(|vip| (*vip, (needs.steer_ifindex, usable(vip))))
+        .collect()
+}
+
+fn plan(known: &BTreeMap<IpAddr, Route>, wanted: &BTreeMap<IpAddr, Route>, conflicts: &BTreeSet<IpAddr>) -> Vec<Op> {
+    let made = wanted.iter().filter_map(|(&vip, &route)| match known.get(&vip) {
+        None if conflicts.contains(&vip) => None,
+        None => Some(Op::Add(vip, route)),
+        Some(&found) if found != route => Some(Op::Change(vip, route)),
+        Some(_) => None,
+    });
+    let gone = known
+        .keys()
+        .filter(|vip| !wanted.contains_key(vip))
+        .map(|&vip| Op::Remove(vip));
+    made.chain(gone).collect()
+}
+
+async fn run(handle: &Handle, op: Op) -> (Op, Result<(), rtnetlink::Error>) {
+    let result = match op {
+        Op::Add(vip, route) => handle.route().add(message(vip, Some(route))).execute().await,
+        // Ours is the only route to the address with this metric, so it is ours that is replaced.
+        Op::Change(vip, route) => handle.route().add(message(vip, Some(route))).replace().execute().await,
+        Op::Remove(vip) => match handle.route().del(message(vip, None)).execute().await {
+            Err(error) if errno(&error) == Some(libc::ESRCH) => Ok(()),
+            result => result,
+        },
+    };
+    (op, result)
+}
+
+fn message(vip: IpAddr, route: Option<Route>) -> RouteMessage {
+    let own = RouteProtocol::from(PROTOCOL);
+    let (oif, source) = route.unzip();
+    let source = source.flatten();
+    match vip {
+        IpAddr::V4(vip) => {
+            let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(vip, 32)
+                .protocol(own);
+            // As iproute2 does for routes without a gateway.
+            builder = builder.scope(RouteScope::Link);
+            if let Some(oif) = oif {
+                builder = builder.output_interface(oif);
+            }
+            if let Some(IpAddr::V4(source)) = source {
+                builder = builder.pref_source(source);
+            }
+            builder.build()
+        }
+        IpAddr::V6(vip) => {
+            let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(vip, 128)
+                .protocol(own);
+            if let Some(oif) = oif {
+                builder = builder.output_interface(oif);
+            }
+            if let Some(IpAddr::V6(source)) = source {
+                builder = builder.pref_source(source);
+            }
+            builder.build()
+        }
+    }
+}
+
+/// The routes with our protocol number in the main table.
+async fn own_routes(handle: &Handle) -> Result<BTreeMap<IpAddr, Route>, RouteError> {
+    let mut found = BTreeMap::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        let mut routes = handle.route().get(request).execute();
+        while let Some(route) = routes.try_next().await.map_err(RouteError::List)? {
+            found.extend(own_route(&route));
+        }
+    }
+    Ok(found)
+}
+
+fn own_route(message: &RouteMessage) -> Option<(IpAddr, Route)> {
+    if u8::from(message.header.protocol) != PROTOCOL || message.header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let (mut vip, mut oif, mut source) = (None, 0, None);
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(address) = attribute {
+            vip = ip_of(address);
+        } else if let RouteAttribute::Oif(ifindex) = attribute {
+            oif = *ifindex;
+        } else if let RouteAttribute::PrefSource(address) = attribute {
+            source = ip_of(address);
+        }
+    }
+    Some((vip?, (oif, source)))
+}
+
+fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+    if let RouteAddress::Inet(ip) = address {
+        Some((*ip).into())
+    } else if let RouteAddress::Inet6(ip) = address {
+        Some((*ip).into())
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
+        addresses.iter().map(|text| ip(text)).collect()
+    }
+
+    #[test]
+    fn vips_get_a_route_with_the_source_of_their_family_unless_they_are_local() {
+        let (vips, local) = (
+            set(&["10.96.0.1", "192.0.2.1", "fd00:96::1"]),
+            set(&["192.0.2.1", "127.0.0.1"]),
+        );
+        let needs = RouteNeeds {
+            steer_ifindex: 7,
+            vips: &vips,
+            local: &local,
+            source_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            // Not configured on any interface yet.
+            source_v6: Some("fd00::1".parse().unwrap()),
+        };
+        let expected = BTreeMap::from([
+            (ip("10.96.0.1"), (7, Some(ip("192.0.2.1")))),
+            (ip("fd00:96::1"), (7, None)),
+        ]);
+        assert_eq!(wanted(&needs), expected);
+    }
+
+    #[test]
+    fn the_plan_holds_only_differences() {
+        let route = (7, Some(ip("192.0.2.1")));
+        let known = BTreeMap::from([
+            (ip("10.0.0.1"), route),
+            (ip("10.0.0.2"), route),
+            (ip("10.0.0.3"), (6, None)),
+        ]);
+        assert_eq!(plan(&known, &known, &BTreeSet::new()), []);
+        let wanted = BTreeMap::from([
+            (ip("10.0.0.1"), route),
+            (ip("10.0.0.3"), route),
+            (ip("10.0.0.4"), route),
+        ]);
+        let expected = [
+            Op::Change(ip("10.0.0.3"), route),
+            Op::Add(ip("10.0.0.4"), route),
+            Op::Remove(ip("10.0.0.2")),
+        ];
+        assert_eq!(plan(&known, &wanted, &BTreeSet::new()), expected);
+        assert_eq!(plan(&known, &wanted, &set(&["10.0.0.4"])), [expected[0], expected[2]]);
+    }
+
+    #[test]
+    fn routes_are_recognised_by_protocol_and_table() {
+        let vip = ip("fd00:96::1");
+        let route = (7, Some(ip("fd00::1")));
+        let mut message = message(vip, Some(route));
+        assert_eq!(own_route(&message), Some((vip, route)));
+        message.header.protocol = RouteProtocol::Static;
+        assert_eq!(own_route(&message), None);
+        message.header.protocol = RouteProtocol::from(PROTOCOL);
+        message.header.table = 100;
+        assert_eq!(own_route(&message), None);
+    }
+}
