@@ -1,0 +1,49 @@
+//! The flow tables as user space sees them: a sweep that ages flows and tells what they still refer to, and a dump for people.
+//!
+//! In: the shared memory of the tables, and now. Out: freed slots, what is referred to, decoded flows. Entries are never
+//! created here. Nothing is locked: a slot is freed by one compare-and-swap that fails if a packet has touched the entry, so
+//! that a kill at any instruction leaves nothing behind. Layout and states: [`lb_common::flow`].
+
+mod dump;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use lb_common::access::{Slots as _, TableFamily};
+use lb_common::flow::state::Control;
+use lb_common::flow::{Key, slot};
+use lb_common::layout::SET_SLOTS;
+use lb_common::slots::{candidates, probe};
+
+pub use dump::{Flow, FlowState, dump};
+pub use sweep::{CLASSES, FlowCounts, Sweeper, Swept};
+
+use crate::maps::{MapStore, Table, WordSet, WordSlots};
+
+/// The flow table of a family.
+fn slots<F: TableFamily>(store: &dyn MapStore) -> WordSlots<'_> {
+    WordSlots::new(store.words(Table::flows(F::V6)), F::SLOT_WORDS)
+}
+
+/// The entry that holds `key`: its set, the index of its control word there, and that word.
+fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Option<(WordSet<'a>, usize, Control)> {
+    let hash = key.hash(seed);
+    for index in candidates(hash, table.mask()) {
+        let set = table.set(index)?;
+        for step in 0..SET_SLOTS {
+            let base = probe(hash, step) * F::SLOT_WORDS;
+            if let Some(control) = live(set, base).filter(|control| slot::holds(set, base, control.version, key)) {
+                return Some((set, base, control));
+            }
+        }
+    }
+    None
+}
+
+/// The control word of a slot that holds an entry.
+fn live(set: WordSet<'_>, base: usize) -> Option<Control> {
+    use lb_common::access::SetRef as _;
+    use lb_common::flow::state::LIVE;
+    let control = Control::from_word(set.load(base));
+    (control.phase() == LIVE).then_some(control)
+}

@@ -1,0 +1,270 @@
+//! Sweep and dump of flows that the packet path's own functions have inserted.
+
+use lb_common::access::{Route, RouteKind, SetRef as _, Slots as _, TableFamily};
+use lb_common::family::{Side, V4, V6};
+use lb_common::flow::slot::{Entry, Key, Place, Rewrite};
+use lb_common::flow::state::{BUSY, DATAGRAM, ESTABLISHED, LIVE, REPLIED, RESET};
+use lb_common::flow::table::{self, Inserted};
+use lb_common::hash;
+use lb_common::layout::{SET_SLOTS, backend_ref, config};
+
+use super::{FlowState, Sweeper, dump, slots};
+use crate::maps::{HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, v4_word};
+
+/// A clock.
+struct At(u32);
+
+impl Surroundings for At {
+    fn now(&self) -> u32 {
+        self.0
+    }
+
+    fn route<F: TableFamily>(&self, _: u32, _: F::Addr, _: F::Addr, _: u16) -> Route<F::Addr> {
+        Route::without(RouteKind::None)
+    }
+
+    fn answer_token(&self) -> bool {
+        false
+    }
+}
+
+const TIMEOUTS: [(usize, u64); 6] = [
+    (config::TCP_HALF_OPEN, 60),
+    (config::TCP_ESTABLISHED, 86_400),
+    (config::TCP_HALF_CLOSED, 3600),
+    (config::TCP_CLOSED, 120),
+    (config::UDP_UNREPLIED, 30),
+    (config::UDP_REPLIED, 120),
+];
+
+fn store() -> MemoryStore {
+    let store = MemoryStore::new(MemorySizes {
+        flow_sets: 64,
+        ..MemorySizes::default()
+    })
+    .unwrap();
+    store.write(Table::Config, config::TABLE_SEED as u32, &[99]).unwrap();
+    for (word, jiffies) in TIMEOUTS {
+        store.write(Table::Config, word as u32, &[jiffies]).unwrap();
+    }
+    store
+}
+
+fn entry(client: u16, backend: u32) -> Entry<V4> {
+    let side = |address: [u8; 4], port| Side {
+        addr: v4_word(address.into()),
+        port,
+    };
+    Entry {
+        key: Key {
+            src: side([10, 9, 0, 1], client),
+            dst: side([10, 96, 0, 1], 80),
+            protocol: 6,
+        },
+        rewrite: Rewrite {
+            src: side([10, 9, 0, 1], client),
+            dst: side([10, 1, 0, 7], 8080),
+        },
+        place: Place {
+            hooks: 1,
+            way: 0,
+            service: 3,
+            backend: backend_ref(backend, 5),
+        },
+    }
+}
+
+/// Inserts both halves as the packet path does.
+fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &mut Entry<F>, reply: Place, state: u16) {
+    let inserted = table::insert_pair(tables, forward, &mut Entry::empty(), reply, state, false);
+    assert_eq!(inserted, Inserted::Pair);
+}
+
+/// Inserts a flow whose packets were last seen at `now`.
+fn insert(store: &MemoryStore, now: u32, client: u16, backend: u32, state: u16) -> Entry<V4> {
+    let tables = HostTables {
+        store,
+        surroundings: &At(now),
+    };
+    let mut forward = entry(client, backend);
+    let place = forward.place;
+    insert_pair(&tables, &mut forward, place, LIVE | state);
+    entry(client, backend)
+}
+
+/// Notes a packet on the half with this key.
+fn touch(store: &MemoryStore, now: u32, key: &Key<V4>, add: u16) {
+    let tables = HostTables {
+        store,
+        surroundings: &At(now),
+    };
+    let spot = table::locate(&tables, key);
+    table::touch::<V4, _>(&tables, &spot, add, now);
+}
+
+fn used(store: &MemoryStore) -> usize {
+    let table = slots::<V4>(store);
+    let sets = (0..=table.mask()).filter_map(|index| table.set(index));
+    sets.flat_map(|set| (0..SET_SLOTS).map(move |slot| set.load(slot * 8)))
+        .filter(|word| word >> 32 & 3 != 0)
+        .count()
+}
+
+#[test]
+fn each_state_lives_as_long_as_its_time_out() {
+    for (state, timeout) in [
+        (0, 60),
+        (REPLIED | ESTABLISHED, 86_400),
+        (RESET | REPLIED, 120),
+        (DATAGRAM, 30),
+        (DATAGRAM | REPLIED, 120),
+    ] {
+        let store = store();
+        // The clock wraps between.
+        let began = u32::MAX - 10;
+        insert(&store, began, 1000, 1, state);
+        let swept = Sweeper::default().sweep(&store, began.wrapping_add(timeout));
+        assert_eq!(
+            (swept.v4.used, swept.v4.expired, swept.v4.flows.iter().sum::<u64>()),
+            (2, 0, 1),
+            "{state}"
+        );
+        let swept = Sweeper::default().sweep(&store, began.wrapping_add(timeout + 1));
+        assert_eq!((swept.v4.expired, used(&store)), (1, 0), "{state}");
+    }
+}
+
+#[test]
+fn a_flow_lives_while_one_half_is_used() {
+    for half in [false, true] {
+        let store = store();
+        let flow = insert(&store, 0, 1000, 1, DATAGRAM | REPLIED);
+        let key = if half { flow.key.twin(flow.rewrite) } else { flow.key };
+        touch(&store, 100, &key, 0);
+        let swept = Sweeper::default().sweep(&store, 200);
+        assert_eq!((swept.v4.expired, used(&store)), (0, 2));
+        Sweeper::default().sweep(&store, 221);
+        assert_eq!(used(&store), 0);
+    }
+}
+
+#[test]
+fn what_one_half_saw_ends_both() {
+    let store = store();
+    let flow = insert(&store, 0, 1000, 1, REPLIED | ESTABLISHED);
+    touch(&store, 10, &flow.key.twin(flow.rewrite), RESET);
+    Sweeper::default().sweep(&store, 130);
+    assert_eq!(used(&store), 2);
+    Sweeper::default().sweep(&store, 131);
+    assert_eq!(used(&store), 0);
+}
+
+#[test]
+fn a_lost_half_does_not_keep_the_other() {
+    let store = store();
+    let flow = insert(&store, 0, 1000, 1, 0);
+    let tables = HostTables {
+        store: &store,
+        surroundings: &At(0),
+    };
+    let spot = table::locate(&tables, &flow.key);
+    assert!(spot.free::<V4, _>(&tables));
+    Sweeper::default().sweep(&store, 60);
+    assert_eq!(used(&store), 1);
+    Sweeper::default().sweep(&store, 61);
+    assert_eq!(used(&store), 0);
+}
+
+#[test]
+fn a_slot_left_half_written_is_freed_by_the_second_sweep_that_sees_it_so() {
+    let store = store();
+    let set = slots::<V4>(&store).set(7).unwrap();
+    let writing = |tag: u64| 3 << 48 | u64::from(BUSY) << 32 | tag;
+    set.store(8, writing(1));
+    let mut sweeper = Sweeper::default();
+    assert_eq!(sweeper.sweep(&store, 0).v4.abandoned, 0);
+    set.store(8, writing(2));
+    assert_eq!(sweeper.sweep(&store, 0).v4.abandoned, 0, "somebody else writes now");
+    assert_eq!(sweeper.sweep(&store, 0).v4.abandoned, 1);
+    assert_eq!(set.load(8), 4 << 48, "free under the next version");
+}
+
+#[test]
+fn the_sweep_tells_what_flows_refer_to() {
+    let store = store();
+    insert(&store, 0, 1000, 17, REPLIED | ESTABLISHED);
+    insert(&store, 0, 1001, 18, 0);
+    let referred = Sweeper::default().sweep(&store, 100).referred;
+    assert_eq!(
+        (referred.backends.count(), referred.backends.contains(17)),
+        (1, true),
+        "18 is over"
+    );
+    let bit = |address: [u8; 4]| hash::bit::<V4>(v4_word(address.into()));
+    assert!(referred.forward_bits.contains(bit([10, 96, 0, 1])) && referred.forward_bits.count() == 1);
+    assert!(referred.reply_bits.contains(bit([10, 1, 0, 7])) && referred.reply_bits.count() == 1);
+}
+
+#[test]
+fn a_dump_shows_each_flow_once_as_the_client_sees_it() {
+    let store = store();
+    insert(&store, 50, 1000, 17, REPLIED | ESTABLISHED);
+    insert(&store, 60, 1001, 18, 0);
+    let mut flows: Vec<_> = dump(&store, 70).collect();
+    flows.sort_by_key(|flow| flow.client);
+    assert_eq!(flows.len(), 2);
+    let flow = flows[0];
+    assert_eq!(flow.client, "10.9.0.1:1000".parse().unwrap());
+    assert_eq!(flow.frontend, "10.96.0.1:80".parse().unwrap());
+    assert_eq!(flow.backend, "10.1.0.7:8080".parse().unwrap());
+    assert_eq!(
+        (flow.protocol, flow.service, flow.backend_id, flow.generation),
+        (6, 3, 17, 5)
+    );
+    assert_eq!(
+        (flow.state, flow.idle, flow.timeout),
+        (FlowState::Established, 20, 86_400)
+    );
+    assert_eq!((flows[1].state, flows[1].idle), (FlowState::Unanswered, 10));
+}
+
+#[test]
+fn both_families_are_swept_and_shown() {
+    let store = store();
+    let tables = HostTables {
+        store: &store,
+        surroundings: &At(0),
+    };
+    let side = |last: u64, port| Side::<V6> {
+        addr: [0xfd, last.to_be()],
+        port,
+    };
+    let place = Place {
+        hooks: 1,
+        way: 0,
+        service: 3,
+        backend: backend_ref(9, 1),
+    };
+    let (client, frontend, backend) = (side(1, 1000), side(2, 80), side(3, 8080));
+    let key = Key {
+        src: client,
+        dst: frontend,
+        protocol: 17,
+    };
+    let mut flow = Entry {
+        key,
+        rewrite: Rewrite {
+            src: client,
+            dst: backend,
+        },
+        place,
+    };
+    insert_pair(&tables, &mut flow, place, LIVE | DATAGRAM);
+    let shown: Vec<_> = dump(&store, 1).collect();
+    assert_eq!(
+        (shown.len(), shown[0].frontend.port(), shown[0].frontend.is_ipv6()),
+        (1, 80, true)
+    );
+    let swept = Sweeper::default().sweep(&store, 31);
+    assert_eq!((swept.v6.expired, swept.v6.used, swept.v4.used), (1, 0, 0));
+}
