@@ -58,6 +58,7 @@ use ids::IdPool;
 use image::{Draft, Phase};
 use service::Services;
 use slot::Slot;
+use wanted::Own;
 
 /// What the tables say of this node, decided elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,11 +201,12 @@ impl Planner {
             self.reply.settle(&mut self.draft, self.epoch);
         }
 
-        let (changed, gone) = self.compare(desired, node, |key| recheck || retry.contains_key(key));
+        let own = Own::new(&node.addresses);
+        let (changed, gone) = self.compare(desired, own, |key| recheck || retry.contains_key(key));
         let mut leftovers = std::mem::take(&mut self.strays);
         let mut names = Vec::new();
         for (key, wanted) in changed {
-            self.publish(key, wanted, node, &mut names, &mut leftovers);
+            self.publish(key, wanted, own, &mut names, &mut leftovers);
         }
         if !names.is_empty() {
             self.draft.push(Phase::Names, MapOp::PutNames(names.into()));
@@ -278,7 +280,7 @@ impl Planner {
     fn compare<'a>(
         &mut self,
         desired: &'a DesiredState,
-        node: &NodeTables,
+        own: Own<'_>,
         suspect: impl Fn(&ServicePortKey) -> bool,
     ) -> (Vec<(&'a ServicePortKey, &'a ServicePort)>, Vec<u32>) {
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
@@ -296,7 +298,7 @@ impl Planner {
             let id = known.next_if(|(same, _)| *same == key).map(|(_, id)| id);
             let stands = id.and_then(|id| Some((id, self.services.get(id)?)));
             let is_right =
-                stands.is_some_and(|(id, state)| state.is_live() && state.is_as(id, wanted, node, &self.draft));
+                stands.is_some_and(|(id, state)| state.is_live() && state.is_as(id, wanted, own, &self.draft));
             if !is_right || suspect(key) {
                 changed.push((key, wanted));
             }

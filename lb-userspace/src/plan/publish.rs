@@ -16,8 +16,8 @@ use super::name::service_port_name;
 use super::reject;
 use super::service::{ServiceState, backend_address};
 use super::slot::{FrontendKey, Slot};
-use super::wanted::{self, Shape};
-use super::{Leftovers, NodeTables, Planner};
+use super::wanted::{self, Own, Shape};
+use super::{Leftovers, Planner};
 use crate::maps::{MapOp, SourceRange, Table, address_words};
 use crate::model::{EndpointAddress, Family, Frontend, ServicePort, ServicePortKey};
 
@@ -50,12 +50,12 @@ impl Planner {
         &mut self,
         key: &ServicePortKey,
         wanted: &ServicePort,
-        node: &NodeTables,
+        own: Own<'_>,
         names: &mut Vec<(u32, Arc<str>)>,
         leftovers: &mut Leftovers,
     ) {
         let known = self.services.id(key);
-        let Some(fit) = self.find_room(key, known, wanted, node) else {
+        let Some(fit) = self.find_room(key, known, wanted, own) else {
             return;
         };
         let Some(id) = known.or_else(|| self.services.begin(key)) else {
@@ -84,7 +84,7 @@ impl Planner {
         key: &ServicePortKey,
         known: Option<u32>,
         wanted: &ServicePort,
-        node: &NodeTables,
+        own: Own<'_>,
     ) -> Option<Fit> {
         let state = known.and_then(|id| self.services.get(id));
         let is_live = state.is_some_and(ServiceState::is_live);
@@ -102,7 +102,7 @@ impl Planner {
         }
 
         let family = usize::from(key.family == Family::V6);
-        let ranges = wanted::source_ranges(wanted, key.family, node).unwrap_or_default();
+        let ranges = wanted::source_ranges(wanted, key.family, own).unwrap_or_default();
         let old_ranges = state.map_or(&[][..], |state| &state.ranges);
         let added = ranges
             .iter()
@@ -121,7 +121,7 @@ impl Planner {
             return None;
         }
 
-        let mut members = self.members(state, key.family, wanted, node);
+        let mut members = self.members(state, key.family, wanted, own);
         let missing = members.iter().filter(|member| member.id.is_none()).count();
         let room = self.backend_ids.available();
         if missing > room {
@@ -165,7 +165,7 @@ impl Planner {
             return None;
         }
 
-        let (frontends, unplaced) = self.places(state, key, wanted, node);
+        let (frontends, unplaced) = self.places(state, key, wanted, own);
         reasons.extend(unplaced.iter().map(reject::no_slot));
         for reason in reasons {
             self.reject(key, reason);
@@ -179,13 +179,7 @@ impl Planner {
 
     /// All backends that a service port shall have, by address and port. One that serves without being chosen is only kept
     /// where it was chosen before.
-    fn members(
-        &self,
-        state: Option<&ServiceState>,
-        family: Family,
-        wanted: &ServicePort,
-        node: &NodeTables,
-    ) -> Vec<Member> {
+    fn members(&self, state: Option<&ServiceState>, family: Family, wanted: &ServicePort, own: Own<'_>) -> Vec<Member> {
         let v6 = family == Family::V6;
         let ids = state.map_or(&[][..], |state| &state.backends);
         let mut ids = ids
@@ -196,7 +190,7 @@ impl Planner {
             while ids.next_if(|(_, before)| before < at).is_some() {}
             let id = ids.next_if(|(_, same)| same == at).map(|(id, _)| id);
             let state = wanted::backend_state(backend);
-            let flags = wanted::backend_flags(at, backend, node);
+            let flags = wanted::backend_flags(at, backend, own);
             let stands = id.is_some_and(|id| self.draft.control(id).state != 0);
             let needed = wanted::is_chosen(state) || (stands && state != 0);
             needed.then_some(Member {
@@ -234,21 +228,21 @@ impl Planner {
         state: Option<&ServiceState>,
         key: &ServicePortKey,
         wanted: &ServicePort,
-        node: &NodeTables,
+        own: Own<'_>,
     ) -> (Vec<Placed>, Vec<Frontend>) {
         let (mut placed, mut unplaced, mut taken) = (Vec::new(), Vec::new(), Vec::new());
         let published = state.map_or(&[][..], |state| &state.frontends);
         for frontend in wanted
             .frontends
             .iter()
-            .filter(|frontend| wanted::is_published(frontend, node))
+            .filter(|frontend| wanted::is_published(frontend, own))
         {
             let (entry, _) = wanted::frontend_entry(key, frontend, 0);
-            let own = published
+            let present = published
                 .binary_search_by(|(other, _)| other.cmp(frontend))
                 .ok()
                 .map(|index| published[index].1);
-            let slot = own.or_else(|| entry.find(&self.draft)).or_else(|| {
+            let slot = present.or_else(|| entry.find(&self.draft)).or_else(|| {
                 let free = entry.free(&self.draft, &taken);
                 taken.extend(free);
                 free

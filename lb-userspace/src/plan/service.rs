@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use lb_common::layout::{BACKEND_V6, BACKEND_WORDS, BLOCK_HEADER_WORDS, block};
+use lb_common::layout::{BACKEND_V6, BACKEND_WORDS, BLOCK_HEADER_WORDS, BackendControl, backend_port_word, block};
 
-use super::NodeTables;
 use super::arena::Block;
 use super::bits::bit_of;
 use super::ids::IdPool;
 use super::image::Draft;
 use super::slot::Slot;
-use super::wanted::{self, Shape};
-use crate::maps::{Table, address_of_words};
-use crate::model::{EndpointAddress, Family, Frontend, ServicePort, ServicePortKey};
+use super::wanted::{self, Own, Shape};
+use crate::maps::{Table, address_of_words, address_words};
+use crate::model::{EndpointAddress, Frontend, ServicePort, ServicePortKey};
 
 /// A service port with an id.
 #[derive(Clone, Debug)]
@@ -61,8 +60,8 @@ impl ServiceState {
 
     /// Whether everything is published as wanted. Relies on what stands being consistent, which holds for all that this
     /// planner has published; what it adopted is looked at in full.
-    pub(super) fn is_as(&self, id: u32, wanted: &ServicePort, node: &NodeTables, draft: &Draft) -> bool {
-        let Some(shape) = self.has_backends_of(wanted, node, draft) else {
+    pub(super) fn is_as(&self, id: u32, wanted: &ServicePort, own: Own<'_>, draft: &Draft) -> bool {
+        let Some(shape) = self.has_backends_of(wanted, own, draft) else {
             return false;
         };
         let header = wanted::header(id, self.generation, wanted, shape);
@@ -70,39 +69,44 @@ impl ServiceState {
         let frontends = wanted
             .frontends
             .iter()
-            .filter(|frontend| wanted::is_published(frontend, node));
-        let ranges = wanted::source_ranges(wanted, self.key.family, node).unwrap_or_default();
+            .filter(|frontend| wanted::is_published(frontend, own));
+        let ranges = wanted::source_ranges(wanted, self.key.family, own).unwrap_or_default();
         header_stands && frontends.eq(self.frontends.iter().map(|(frontend, _)| frontend)) && ranges == self.ranges
     }
 
     /// The shape of the block if all backends have the wanted states and flags.
-    fn has_backends_of(&self, wanted: &ServicePort, node: &NodeTables, draft: &Draft) -> Option<Shape> {
-        let v6 = self.key.family == Family::V6;
+    fn has_backends_of(&self, wanted: &ServicePort, own: Own<'_>, draft: &Draft) -> Option<Shape> {
+        let table = draft.used(Table::Backends);
+        let record = |id: &u32| {
+            table
+                .get(*id as usize * BACKEND_WORDS..)?
+                .first_chunk::<BACKEND_WORDS>()
+        };
+        let stands = |record: &&[u64; BACKEND_WORDS]| BackendControl::from_word(record[0]).state != 0;
+        let mut present = self.backends.iter().filter_map(record).filter(stands);
+        let mut next = present.next();
         let mut shape = Shape::EMPTY;
-        let mut present = self
-            .backends
-            .iter()
-            .filter(|id| draft.control(**id).state != 0)
-            .peekable();
         for (at, backend) in &wanted.backends {
             let state = wanted::backend_state(backend);
             if state == 0 {
                 continue;
             }
-            let id = present.next_if(|id| backend_address(draft, v6, **id) == *at);
-            match id {
-                Some(id) => {
-                    let flags = wanted::backend_flags(at, backend, node);
-                    if draft.control(*id).state != state || backend_word(draft, *id, 3) >> 16 != u64::from(flags) {
+            let [first, second] = address_words(at.address);
+            match next {
+                Some([control, a, b, port]) if (*a, *b, *port as u16) == (first, second, at.port) => {
+                    let flags = wanted::backend_flags(at, backend, own);
+                    if BackendControl::from_word(*control).state != state || *port != backend_port_word(at.port, flags)
+                    {
                         return None;
                     }
                     shape.add(state);
+                    next = present.next();
                 }
-                None if wanted::is_chosen(state) => return None,
-                None => {}
+                _ if wanted::is_chosen(state) => return None,
+                _ => {}
             }
         }
-        present.next().is_none().then_some(shape)
+        next.is_none().then_some(shape)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A service port of the model in the terms of the tables: flags of its frontends, states and flags of its backends, the
 //! header of its block. Pure translation; ids and places are the caller's business.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -11,20 +12,44 @@ use lb_common::layout::{
     FRONTEND_VALID, FrontendValue, Run, block, owner_word,
 };
 
-use super::NodeTables;
 use super::slot::{FrontendKey, node_port_address};
 use crate::model::{
     Backend, BackendSet, Choice, EndpointAddress, Family, Frontend, FrontendKind, ServicePort, ServicePortKey,
     SourceRanges, WhenEmpty,
 };
 
+/// The addresses of this node, asked about for every endpoint of the cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    addresses: &'a BTreeSet<IpAddr>,
+    /// One bit for the last byte of each address, modulo 64.
+    last_bytes: u64,
+}
+
+impl<'a> Own<'a> {
+    pub(super) fn new(addresses: &'a BTreeSet<IpAddr>) -> Self {
+        let last_bytes = addresses.iter().fold(0, |bits, address| bits | Self::bit(address));
+        Self { addresses, last_bytes }
+    }
+
+    fn bit(address: &IpAddr) -> u64 {
+        let last = match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        };
+        1 << (last % 64)
+    }
+
+    #[inline]
+    fn contains(&self, address: &IpAddr) -> bool {
+        self.last_bytes & Self::bit(address) != 0 && self.addresses.contains(address)
+    }
+}
+
 /// Whether packets should find a frontend: a ClusterIP that is an address of this node (a node-local DNS cache listens
 /// there) is left to the host.
-pub(super) fn is_published(frontend: &Frontend, node: &NodeTables) -> bool {
-    frontend.kind != FrontendKind::ClusterIp
-        || frontend
-            .address
-            .is_none_or(|address| !node.addresses.contains(&address))
+pub(super) fn is_published(frontend: &Frontend, own: Own<'_>) -> bool {
+    frontend.kind != FrontendKind::ClusterIp || frontend.address.is_none_or(|address| !own.contains(&address))
 }
 
 /// Key and value of a frontend of service port `id`.
@@ -90,9 +115,9 @@ pub(super) fn is_chosen(state: u8) -> bool {
 }
 
 /// The flags of a backend.
-pub(super) fn backend_flags(at: &EndpointAddress, backend: &Backend, node: &NodeTables) -> u16 {
+pub(super) fn backend_flags(at: &EndpointAddress, backend: &Backend, own: Own<'_>) -> u16 {
     let on_node = if backend.local { BACKEND_ON_NODE } else { 0 };
-    let host = if node.addresses.contains(&at.address) {
+    let host = if own.contains(&at.address) {
         BACKEND_HOST | BACKEND_ON_NODE
     } else {
         0
@@ -101,14 +126,14 @@ pub(super) fn backend_flags(at: &EndpointAddress, backend: &Backend, node: &Node
 }
 
 /// The ranges to enter for a service port, sorted; `None` when every source may use it.
-pub(super) fn source_ranges(wanted: &ServicePort, family: Family, node: &NodeTables) -> Option<Vec<IpNet>> {
+pub(super) fn source_ranges(wanted: &ServicePort, family: Family, own: Own<'_>) -> Option<Vec<IpNet>> {
     let SourceRanges::Ranges { ranges, allow_node } = &wanted.source_ranges else {
         return None;
     };
     let mut entries = ranges.clone();
     if *allow_node {
-        let own = node.addresses.iter().filter(|address| Family::of(**address) == family);
-        entries.extend(own.map(|address: &IpAddr| IpNet::from(*address)));
+        let addresses = own.addresses.iter().filter(|address| Family::of(**address) == family);
+        entries.extend(addresses.map(|address: &IpAddr| IpNet::from(*address)));
     }
     entries.sort_unstable();
     entries.dedup();

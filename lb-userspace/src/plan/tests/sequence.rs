@@ -18,7 +18,7 @@ use crate::model::{
     BackendSet, Choice, DesiredState, EndpointAddress, Family, Frontend, FrontendKind, Protocol, ServicePort,
     ServicePortKey, SourceRanges, WhenEmpty,
 };
-use crate::plan::{NodeTables, Planner};
+use crate::plan::NodeTables;
 
 const PORTS: [u16; 3] = [80, 81, 30080];
 
@@ -271,7 +271,7 @@ fn ids(store: &MemoryStore) -> BTreeMap<(String, [u64; 3]), (u32, u16)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8))]
 
     #[test]
     fn every_store_of_every_publish_leaves_old_or_new_forwarding(
