@@ -1,0 +1,177 @@
+//! What the pipeline asks of its surroundings. Implemented over kernel maps and packets in lb-ebpf, over plain memory in tests.
+//!
+//! Contract: nothing here blocks or panics; a read out of bounds is `None` or zero; every word is read and written whole
+//! (no tearing); only [`SetRef::cas`] orders memory.
+
+use crate::family::{Family, V4, V6};
+use crate::flow::table::{self, Found, Half, Spot};
+use crate::flow::{Entry, Key};
+use crate::layout::{AffinityKey, AffinityValue, Device, FragmentKey};
+use crate::verdict::Reason;
+
+/// One set of a versioned-slot table.
+pub trait SetRef: Copy {
+    /// Reads word `word` of the set; relaxed.
+    fn load(self, word: usize) -> u64;
+    /// Writes word `word` of the set; relaxed.
+    fn store(self, word: usize, value: u64);
+    /// Compare and swap, sequentially consistent; returns the previous value.
+    fn cas(self, word: usize, old: u64, new: u64) -> u64;
+}
+
+/// A table of sets.
+pub trait Slots: Copy {
+    /// A set.
+    type Set: SetRef;
+    /// Number of sets minus one; the number of sets is a power of two.
+    fn mask(self) -> u32;
+    /// The set at `index` (≤ mask).
+    fn set(self, index: u32) -> Option<Self::Set>;
+}
+
+/// The packet under the hook. Offsets are from its first byte (the link header, where there is one).
+///
+/// Words and halves are native-endian loads of wire bytes; the machine is little-endian, so a word's low byte comes first.
+pub trait Packet {
+    /// `N` words of four bytes from `offset`.
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
+    /// Two bytes at `offset`.
+    fn half(&self, offset: usize) -> Option<u16>;
+    /// Overwrites `N` words; sums that a hook keeps outside the packet are untouched (right for changes whose sum is zero
+    /// because a checksum in the packet changes with them).
+    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()>;
+    /// Overwrites two bytes, as [`Packet::set_words`].
+    fn set_half(&mut self, offset: usize, half: u16) -> Option<()>;
+    /// Applies deltas to the TCP or UDP checksum at `offset`: `address` is the change of the pseudo header, `ports` that of
+    /// the segment. A checksum that is still to be computed by the device holds the pseudo header alone.
+    fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()>;
+    /// Length of the packet in bytes.
+    fn len(&self) -> usize;
+    /// Payload bytes of each segment that the packet becomes on the wire; 0 where it stays whole.
+    fn segment_payload(&self) -> usize;
+    /// Cuts the packet to `length` bytes.
+    fn trim(&mut self, length: usize) -> Option<()>;
+    /// Makes room for `count` bytes at the layer-3 header, which starts at `l3`; the new bytes' content is undefined.
+    fn insert(&mut self, l3: usize, count: usize) -> Option<()>;
+    /// Index of the interface the hook sits on.
+    fn ifindex(&self) -> u32;
+    /// True when a process of this host sent the packet (meaningful at egress).
+    fn from_host(&self) -> bool;
+}
+
+/// A way out; all of it always set (see [`crate::verdict::Verdict`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route<A> {
+    /// What was found.
+    pub kind: RouteKind,
+    /// Interface index, for [`RouteKind::Via`].
+    pub ifindex: u32,
+    /// Next hop's address, for [`RouteKind::Via`].
+    pub next_hop: A,
+    /// The kernel's preferred source for this route; zero where it has none.
+    pub source: A,
+    /// The MTU, for [`RouteKind::TooBig`].
+    pub mtu: u16,
+}
+
+/// Kind of a route look-up's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RouteKind {
+    /// Out of a device by way of a next hop.
+    Via,
+    /// The packet is larger than the way's MTU.
+    TooBig,
+    /// The destination is an address of this node.
+    Local,
+    /// Nothing usable.
+    None,
+}
+
+impl<A: Default> Route<A> {
+    /// A result without a way.
+    #[inline(always)]
+    pub fn without(kind: RouteKind) -> Self {
+        Self {
+            kind,
+            ifindex: 0,
+            next_hop: A::default(),
+            source: A::default(),
+            mtu: 0,
+        }
+    }
+}
+
+/// The tables and the kernel, behind one shared reference.
+pub trait Tables: Sized {
+    /// Flow table of family `F`.
+    type Flows<F: TableFamily>: Slots;
+    /// Frontend table of family `F`.
+    type Frontends<F: TableFamily>: Slots;
+    /// The flow table.
+    fn flows<F: TableFamily>(&self) -> Self::Flows<F>;
+    /// The frontend table.
+    fn frontends<F: TableFamily>(&self) -> Self::Frontends<F>;
+    /// [`table::scan`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn scan<F: TableFamily>(&self, key: &Key<F>, into: &mut Spot) -> Found {
+        table::scan(self, key, into)
+    }
+    /// [`table::insert`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16) -> Half {
+        table::insert(self, entry, spare, state)
+    }
+    /// Configuration word.
+    fn config(&self, word: usize) -> u64;
+    /// Service word.
+    fn service(&self, id: u32) -> u64;
+    /// Arena word.
+    fn arena(&self, index: u32) -> u64;
+    /// Word of a backend.
+    fn backend(&self, id: u32, word: usize) -> u64;
+    /// Word of the forward bit-set.
+    fn forward_bits(&self, word: u32) -> u64;
+    /// Word of the reply bit-set.
+    fn reply_bits(&self, word: u32) -> u64;
+    /// What is known of a device.
+    fn device(&self, ifindex: u32) -> Option<Device>;
+    /// True when a source range of the service port contains the address.
+    fn in_ranges<F: TableFamily>(&self, service: u32, addr: F::Addr) -> bool;
+    /// Affinity entry.
+    fn affinity<F: TableFamily>(&self, key: &AffinityKey) -> Option<AffinityValue>;
+    /// Remembers an affinity.
+    fn remember_affinity<F: TableFamily>(&self, key: &AffinityKey, value: &AffinityValue);
+    /// Ports of a datagram in fragments: source << 16 | destination.
+    fn fragment<F: TableFamily>(&self, key: &FragmentKey) -> Option<u64>;
+    /// Remembers the ports of a datagram.
+    fn remember_fragment<F: TableFamily>(&self, key: &FragmentKey, ports: u64);
+    /// Route to `daddr` for a packet that came in by `ifindex`, of `length` bytes at layer 3.
+    fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr>;
+    /// Now, in jiffies, the low 32 bits.
+    fn now(&self) -> u32;
+    /// Takes one token of the answer rate limit.
+    fn answer_token(&self) -> bool;
+    /// Counts a reason.
+    fn count(&self, reason: Reason);
+}
+
+/// A family that has tables; lets an implementation pick the map.
+pub trait TableFamily: Family {
+    /// Calls the member that fits the family.
+    fn pick<T>(v4: impl FnOnce() -> T, v6: impl FnOnce() -> T) -> T;
+}
+
+impl TableFamily for V4 {
+    #[inline(always)]
+    fn pick<T>(v4: impl FnOnce() -> T, _v6: impl FnOnce() -> T) -> T {
+        v4()
+    }
+}
+
+impl TableFamily for V6 {
+    #[inline(always)]
+    fn pick<T>(_v4: impl FnOnce() -> T, v6: impl FnOnce() -> T) -> T {
+        v6()
+    }
+}

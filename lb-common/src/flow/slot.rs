@@ -1,0 +1,310 @@
+//! Layout of one flow entry in a slot: eight words for IPv4 (one cache line), sixteen for IPv6.
+//!
+//! ```text
+//! word      0        1..      ..       ..        ..            ..         last-1      last
+//!           control  source   dest.    protocol  new source    new dest.  backend     meta
+//! words     1        1|3      1|3      1         1|3           1|3        1           1
+//! ```
+//! Every word carries the version in bits 48..64; a slot read is consistent when all versions equal the control word's.
+//! backend = generation 16 | id 32. meta = service port id 32 | way 8 | hooks 8.
+
+use crate::access::SetRef;
+use crate::family::{Family, PAYLOAD_MASK, Side};
+use crate::flow::state::Control;
+
+/// The key of an entry: the packet's sides as they arrive at the hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key<F: Family> {
+    /// Source.
+    pub src: Side<F>,
+    /// Destination.
+    pub dst: Side<F>,
+    /// IP protocol (TCP or UDP).
+    pub protocol: u8,
+}
+
+/// What the packet's sides become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite<F: Family> {
+    /// New source.
+    pub src: Side<F>,
+    /// New destination.
+    pub dst: Side<F>,
+}
+
+impl<F: Family> Key<F> {
+    /// The key of the opposite direction of a packet rewritten by `rewrite`: the twin's key.
+    #[inline(always)]
+    pub fn twin(self, rewrite: Rewrite<F>) -> Self {
+        Self {
+            src: rewrite.dst,
+            dst: rewrite.src,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The rewrite of the twin.
+    #[inline(always)]
+    pub fn twin_rewrite(self) -> Rewrite<F> {
+        Rewrite {
+            src: self.dst,
+            dst: self.src,
+        }
+    }
+
+    /// Hash for the flow table.
+    #[inline(always)]
+    pub fn hash(self, seed: u64) -> u64 {
+        crate::hash::sides(seed, self.src, self.dst, self.protocol)
+    }
+}
+
+/// Where and how an entry applies, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Hooks (bits of [`crate::pipeline::Hook`]) at which a hit translates; a hit elsewhere is a pass.
+    pub hooks: u8,
+    /// How the packet goes on: a [`Way`] number.
+    pub way: u8,
+    /// Service port id, for display and accounting.
+    pub service: u32,
+    /// `layout::backend_ref` of the backend.
+    pub backend: u64,
+}
+
+/// How a translated packet goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Way {
+    /// On to the stack, which routes it.
+    Stack = 0,
+    /// Out of this node at once, by our own route look-up.
+    Route = 1,
+    /// Back out of the device it came in by (hairpin).
+    Back = 2,
+    /// To the host by steer0's receive path.
+    Steer = 3,
+    /// To the host by the loopback's receive path.
+    Loopback = 4,
+}
+
+impl Way {
+    /// Reads the number; unknown numbers mean the stack.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Route,
+            2 => Self::Back,
+            3 => Self::Steer,
+            4 => Self::Loopback,
+            _ => Self::Stack,
+        }
+    }
+}
+
+/// A whole entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<F: Family> {
+    /// Key.
+    pub key: Key<F>,
+    /// Rewrite.
+    pub rewrite: Rewrite<F>,
+    /// Place.
+    pub place: Place,
+}
+
+impl<F: Family> Entry<F> {
+    /// An entry of nothing, as room to work in.
+    #[inline(always)]
+    pub fn empty() -> Self {
+        let side = Side {
+            addr: F::Addr::default(),
+            port: 0,
+        };
+        Self {
+            key: Key {
+                src: side,
+                dst: side,
+                protocol: 0,
+            },
+            rewrite: Rewrite { src: side, dst: side },
+            place: Place {
+                hooks: 0,
+                way: 0,
+                service: 0,
+                backend: 0,
+            },
+        }
+    }
+
+    /// Turns the entry into its twin, with the twin's place.
+    #[cfg_attr(target_arch = "bpf", inline(never))]
+    pub fn turn(&mut self, place: Place) {
+        core::mem::swap(&mut self.key.src, &mut self.rewrite.dst);
+        core::mem::swap(&mut self.key.dst, &mut self.rewrite.src);
+        self.place = place;
+    }
+}
+
+/// Word offsets inside a slot.
+pub struct Words;
+
+impl Words {
+    /// Source of the key.
+    pub const SRC: usize = 1;
+
+    /// Destination of the key.
+    #[inline(always)]
+    pub const fn dst<F: Family>() -> usize {
+        1 + F::SIDE_WORDS
+    }
+
+    /// Protocol.
+    #[inline(always)]
+    pub const fn protocol<F: Family>() -> usize {
+        1 + 2 * F::SIDE_WORDS
+    }
+
+    /// New source.
+    #[inline(always)]
+    pub const fn new_src<F: Family>() -> usize {
+        2 + 2 * F::SIDE_WORDS
+    }
+
+    /// New destination.
+    #[inline(always)]
+    pub const fn new_dst<F: Family>() -> usize {
+        2 + 3 * F::SIDE_WORDS
+    }
+
+    /// Backend reference.
+    #[inline(always)]
+    pub const fn backend<F: Family>() -> usize {
+        2 + 4 * F::SIDE_WORDS
+    }
+
+    /// Meta word.
+    #[inline(always)]
+    pub const fn meta<F: Family>() -> usize {
+        3 + 4 * F::SIDE_WORDS
+    }
+}
+
+/// True when the slot at `base` holds `key` under `version`.
+#[inline(always)]
+pub fn holds<F: Family, T: SetRef>(set: T, base: usize, version: u64, key: &Key<F>) -> bool {
+    for i in 0..F::SIDE_WORDS {
+        if set.load(base + Words::SRC + i) != version | F::side_word(key.src, i) {
+            return false;
+        }
+        if set.load(base + Words::dst::<F>() + i) != version | F::side_word(key.dst, i) {
+            return false;
+        }
+    }
+    set.load(base + Words::protocol::<F>()) == version | key.protocol as u64
+}
+
+/// Rewrite and place of the slot at `base`; `None` when a word has another version (the slot is changing).
+#[inline(always)]
+pub fn read<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<(Rewrite<F>, Place)> {
+    let (new_src, new_dst) = (base + Words::new_src::<F>(), base + Words::new_dst::<F>());
+    let backend = set.load(base + Words::backend::<F>());
+    let meta = set.load(base + Words::meta::<F>());
+    let mut different = (backend | meta) ^ (backend & meta);
+    different &= crate::layout::VERSION_MASK;
+    different |= (backend ^ version) & crate::layout::VERSION_MASK;
+    let src = F::side_from(|i| set.load(new_src + i));
+    let dst = F::side_from(|i| set.load(new_dst + i));
+    for i in 0..F::SIDE_WORDS {
+        different |= (set.load(new_src + i) ^ version) & crate::layout::VERSION_MASK;
+        different |= (set.load(new_dst + i) ^ version) & crate::layout::VERSION_MASK;
+    }
+    if different != 0 {
+        return None;
+    }
+    let place = Place {
+        hooks: meta as u8,
+        way: (meta >> 8) as u8,
+        service: (meta >> 16) as u32,
+        backend: backend & PAYLOAD_MASK,
+    };
+    Some((Rewrite { src, dst }, place))
+}
+
+/// Reads the key of the slot at `base`; `None` when a word has another version.
+#[inline(always)]
+pub fn read_key<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<Key<F>> {
+    let src = F::side_from(|i| set.load(base + Words::SRC + i));
+    let dst = F::side_from(|i| set.load(base + Words::dst::<F>() + i));
+    let protocol = set.load(base + Words::protocol::<F>()) as u8;
+    let key = Key { src, dst, protocol };
+    holds(set, base, version, &key).then_some(key)
+}
+
+/// True when the slot at `base` rewrites to `rewrite` under `version`.
+#[inline(always)]
+pub fn rewrites_to<F: Family, T: SetRef>(set: T, base: usize, version: u64, rewrite: &Rewrite<F>) -> bool {
+    for i in 0..F::SIDE_WORDS {
+        if set.load(base + Words::new_src::<F>() + i) != version | F::side_word(rewrite.src, i)
+            || set.load(base + Words::new_dst::<F>() + i) != version | F::side_word(rewrite.dst, i)
+        {
+            return false;
+        }
+    }
+    true
+}
+
+/// Reads a whole entry; false when a word has another version (the slot is changing).
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn decode_into<F: Family, T: SetRef>(set: &T, base: usize, version: u64, entry: &mut Entry<F>) -> bool {
+    let set = *set;
+    let Some(key) = read_key(set, base, version) else {
+        return false;
+    };
+    entry.key = key;
+    match read(set, base, version) {
+        Some((rewrite, place)) => {
+            entry.rewrite = rewrite;
+            entry.place = place;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Writes everything but the control word under `version`; the caller owns the slot (its phase is BUSY).
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn write<F: Family, T: SetRef>(set: &T, base: usize, version: u64, entry: &Entry<F>) {
+    let set = *set;
+    for i in 0..F::SIDE_WORDS {
+        set.store(base + Words::SRC + i, version | F::side_word(entry.key.src, i));
+        set.store(base + Words::dst::<F>() + i, version | F::side_word(entry.key.dst, i));
+        set.store(
+            base + Words::new_src::<F>() + i,
+            version | F::side_word(entry.rewrite.src, i),
+        );
+        set.store(
+            base + Words::new_dst::<F>() + i,
+            version | F::side_word(entry.rewrite.dst, i),
+        );
+    }
+    set.store(base + Words::protocol::<F>(), version | entry.key.protocol as u64);
+    set.store(
+        base + Words::backend::<F>(),
+        version | (entry.place.backend & PAYLOAD_MASK),
+    );
+    let meta = entry.place.hooks as u64 | (entry.place.way as u64) << 8 | (entry.place.service as u64) << 16;
+    set.store(base + Words::meta::<F>(), version | meta);
+}
+
+/// A whole live entry for readers that are no packets (sweep, dump): `None` where the slot is not live or is changing.
+#[inline(always)]
+pub fn decode<F: Family, T: SetRef>(set: T, base: usize) -> Option<(Control, Entry<F>)> {
+    let control = Control::from_word(set.load(base));
+    if control.phase() != crate::flow::state::LIVE {
+        return None;
+    }
+    let key = read_key(set, base, control.version)?;
+    let (rewrite, place) = read(set, base, control.version)?;
+    Some((control, Entry { key, rewrite, place }))
+}

@@ -1,0 +1,167 @@
+//! How a translated packet leaves the hook: to the stack, back, to the host, or out by our own route look-up.
+//!
+//! [`exit`] decides before anything is written, so that a packet which cannot leave is answered or dropped untranslated;
+//! [`finish`] acts after the rewrite. A packet that we route ourselves skips the kernel's forwarding, so its MTU and time to
+//! live are checked here (RFC 791, RFC 1812 section 5.3.1, RFC 8200).
+
+use crate::access::{Packet, Route, RouteKind, TableFamily, Tables};
+use crate::flow::slot::{Rewrite, Way};
+use crate::layout::config;
+use crate::steps::parse::Header;
+use crate::verdict::{Action, Answer, Reason, Verdict};
+use crate::wire;
+
+/// A decided way out; all of it always set (see [`Verdict`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit<F: TableFamily> {
+    /// The verdict as it will be.
+    pub verdict: Verdict<F::Addr>,
+    /// The destination MAC that a packet to the host gets, bytes in order in the low 48 bits.
+    pub mac: u64,
+    /// Take one from the time to live.
+    pub decrement: bool,
+    /// False: the packet cannot leave; the verdict says what becomes of it, untranslated.
+    pub leaves: bool,
+}
+
+impl<F: TableFamily> Exit<F> {
+    /// A way out by `action`.
+    #[inline(always)]
+    fn by(action: Action) -> Self {
+        Self {
+            verdict: Verdict::new(action, Reason::Forward),
+            mac: 0,
+            decrement: false,
+            leaves: true,
+        }
+    }
+
+    /// No way out.
+    #[inline(always)]
+    fn refused(verdict: Verdict<F::Addr>) -> Self {
+        Self {
+            verdict,
+            mac: 0,
+            decrement: false,
+            leaves: false,
+        }
+    }
+}
+
+/// Decides how a packet that becomes `rewrite` leaves.
+#[inline(always)]
+pub fn exit<F: TableFamily, P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    header: &Header<F>,
+    rewrite: &Rewrite<F>,
+    way: Way,
+) -> Exit<F> {
+    match way {
+        Way::Stack => Exit::by(Action::Pass),
+        Way::Back => {
+            let mut exit = Exit::by(Action::Transmit);
+            exit.verdict.ifindex = packet.ifindex();
+            exit
+        }
+        Way::Steer => host(
+            header,
+            tables.config(config::STEER_IFINDEX) as u32,
+            tables.config(config::STEER_MAC),
+        ),
+        Way::Loopback => host(header, tables.config(config::LO_IFINDEX) as u32, 0),
+        Way::Route => {
+            let length = wire_length(packet, header);
+            via(
+                packet,
+                header,
+                &tables.route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length),
+            )
+        }
+    }
+}
+
+/// The exit that a route gives.
+#[inline(always)]
+pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Route<F::Addr>) -> Exit<F> {
+    match route.kind {
+        RouteKind::Via => {
+            let decrement = !packet.from_host();
+            if decrement && header.ttl <= 1 {
+                return Exit::refused(Verdict::answer(Answer::TimeExceeded, 0, Reason::TimeExceeded));
+            }
+            let mut exit = Exit::by(Action::Neighbour);
+            exit.verdict.ifindex = route.ifindex;
+            exit.verdict.next_hop = route.next_hop;
+            exit.decrement = decrement;
+            exit
+        }
+        RouteKind::TooBig => Exit::refused(Verdict::answer(Answer::TooBig, route.mtu, Reason::TooBig)),
+        RouteKind::Local => Exit::by(Action::Pass),
+        RouteKind::None => Exit::refused(Verdict::drop(Reason::NoRoute)),
+    }
+}
+
+#[inline(always)]
+fn host<F: TableFamily>(header: &Header<F>, ifindex: u32, mac: u64) -> Exit<F> {
+    if header.l3 == 0 || ifindex == 0 {
+        return Exit::refused(Verdict::drop(Reason::UnsupportedDevice));
+    }
+    let mut exit = Exit::by(Action::Receive);
+    exit.verdict.ifindex = ifindex;
+    exit.mac = mac;
+    exit
+}
+
+/// Layer-3 length of the largest packet that this one becomes on the wire.
+#[inline(always)]
+pub fn wire_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> u16 {
+    let payload = packet.segment_payload();
+    if payload == 0 {
+        return header.length;
+    }
+    let transport = if header.protocol == wire::TCP {
+        packet
+            .half(header.l4 + 12)
+            .map_or(wire::TCP_LEN, |half| ((half & 0xf0) >> 2) as usize)
+    } else {
+        wire::UDP_LEN
+    };
+    (header.l4 - header.l3 + transport + payload) as u16
+}
+
+/// Sends a rewritten packet on its way.
+#[inline(always)]
+pub fn finish<F: TableFamily, P: Packet>(
+    packet: &mut P,
+    header: &Header<F>,
+    exit: &Exit<F>,
+    reason: Reason,
+) -> Verdict<F::Addr> {
+    let written = match exit.verdict.action {
+        Action::Transmit => swap_macs(packet, header.l3),
+        Action::Receive => set_mac(packet, exit.mac),
+        Action::Pass | Action::Drop | Action::Neighbour | Action::Answer => Some(()),
+    };
+    if written.is_none() {
+        return Verdict::drop(Reason::RewriteFailed);
+    }
+    Verdict { reason, ..exit.verdict }
+}
+
+/// Swaps the MAC addresses of the Ethernet header; nothing to do without one.
+#[inline(always)]
+pub fn swap_macs<P: Packet>(packet: &mut P, l3: usize) -> Option<()> {
+    if l3 == 0 {
+        return Some(());
+    }
+    let [a, b, c] = packet.words::<3>(0)?;
+    packet.set_words(0, [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16])
+}
+
+/// Writes the destination MAC address.
+#[inline(always)]
+pub fn set_mac<P: Packet>(packet: &mut P, mac: u64) -> Option<()> {
+    packet.set_words(0, [mac as u32])?;
+    packet.set_half(4, (mac >> 32) as u16)
+}

@@ -1,0 +1,173 @@
+//! Where a new flow's entries apply and how its packets go on: a pure function of hook, source and backend.
+//!
+//! | seen at | backend | source becomes | forward goes on | reply is met at | reply goes on |
+//! |---|---|---|---|---|---|
+//! | pod in | the pod itself | the frontend | back | pod in | back |
+//! | pod in | any other | kept | stack | pod out | stack |
+//! | uplink in | on this node | kept | stack | any out | stack |
+//! | uplink in | elsewhere | node, port of ours | route | any in | route |
+//! | steer0 out, from the host | the host | the frontend | steer0 | steer0 out | steer0 |
+//! | steer0 out, from the host | any other | node, port of ours | route | any in | steer0 |
+//! | steer0 out, forwarded | any | node, port of ours | route | any in | route |
+//! | lo out | the host | kept | stack | lo out | stack |
+//! | lo out | any other | node, port of ours | route | any in | loopback |
+
+use crate::flow::slot::Way;
+use crate::layout::{BACKEND_HOST, BACKEND_ON_NODE};
+use crate::pipeline::Hook;
+
+/// What becomes of the source of a new flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewSource {
+    /// It stays.
+    Keep,
+    /// It becomes the frontend's address; the port stays.
+    Frontend,
+    /// It becomes the way out's preferred address with a port of ours.
+    Node,
+}
+
+/// Where a new flow's entries apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The source.
+    pub source: NewSource,
+    /// Hooks of the forward entry.
+    pub forward_hooks: u8,
+    /// Way of the forward entry.
+    pub forward_way: Way,
+}
+
+/// Hooks at which packets enter from pods and wires.
+const ANY_IN: u8 = Hook::POD_IN | Hook::UPLINK_IN;
+/// Hooks at which packets leave to pods and wires.
+const ANY_OUT: u8 = Hook::POD_OUT | Hook::UPLINK_OUT;
+
+/// Decides for a new flow.
+#[inline(always)]
+pub fn decide(hook: u8, from_host: bool, backend_flags: u16, backend_is_client: bool) -> Places {
+    let (source, way) = match hook {
+        Hook::POD_IN if backend_is_client => (NewSource::Frontend, Way::Back),
+        Hook::POD_IN => (NewSource::Keep, Way::Stack),
+        Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 => (NewSource::Keep, Way::Stack),
+        Hook::STEER_OUT if from_host && backend_flags & BACKEND_HOST != 0 => (NewSource::Frontend, Way::Steer),
+        Hook::LO_OUT if backend_flags & BACKEND_HOST != 0 => (NewSource::Keep, Way::Stack),
+        _ => (NewSource::Node, Way::Route),
+    };
+    // What steer0 forwards for others is the same flow as at an uplink: should the uplink be hooked later, it goes on there.
+    let forward_hooks = if hook == Hook::STEER_OUT && !from_host {
+        hook | Hook::UPLINK_IN
+    } else {
+        hook
+    };
+    Places {
+        source,
+        forward_hooks,
+        forward_way: way,
+    }
+}
+
+/// Hooks and way of the reply entry that belongs to a forward entry.
+#[inline(always)]
+pub fn reply(forward_hooks: u8, forward_way: Way) -> (u8, Way) {
+    match (forward_hooks, forward_way) {
+        (_, Way::Back) => (Hook::POD_IN, Way::Back),
+        (_, Way::Steer) => (Hook::STEER_OUT, Way::Steer),
+        (Hook::LO_OUT, Way::Stack) => (Hook::LO_OUT, Way::Stack),
+        (Hook::POD_IN, Way::Stack) => (Hook::POD_OUT, Way::Stack),
+        (_, Way::Stack) => (ANY_OUT, Way::Stack),
+        (Hook::STEER_OUT, _) => (ANY_IN, Way::Steer),
+        (Hook::LO_OUT, _) => (ANY_IN, Way::Loopback),
+        _ => (ANY_IN, Way::Route),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_this_file_holds() {
+        let keep = |w| (NewSource::Keep, w);
+        let node = (NewSource::Node, Way::Route);
+        let rows = [
+            (
+                Hook::POD_IN,
+                false,
+                BACKEND_ON_NODE,
+                true,
+                (NewSource::Frontend, Way::Back),
+                (Hook::POD_IN, Way::Back),
+            ),
+            (
+                Hook::POD_IN,
+                false,
+                BACKEND_ON_NODE,
+                false,
+                keep(Way::Stack),
+                (Hook::POD_OUT, Way::Stack),
+            ),
+            (
+                Hook::POD_IN,
+                false,
+                0,
+                false,
+                keep(Way::Stack),
+                (Hook::POD_OUT, Way::Stack),
+            ),
+            (
+                Hook::UPLINK_IN,
+                false,
+                BACKEND_ON_NODE,
+                false,
+                keep(Way::Stack),
+                (ANY_OUT, Way::Stack),
+            ),
+            (
+                Hook::UPLINK_IN,
+                false,
+                BACKEND_HOST,
+                false,
+                keep(Way::Stack),
+                (ANY_OUT, Way::Stack),
+            ),
+            (Hook::UPLINK_IN, false, 0, false, node, (ANY_IN, Way::Route)),
+            (
+                Hook::STEER_OUT,
+                true,
+                BACKEND_HOST,
+                false,
+                (NewSource::Frontend, Way::Steer),
+                (Hook::STEER_OUT, Way::Steer),
+            ),
+            (
+                Hook::STEER_OUT,
+                true,
+                BACKEND_ON_NODE,
+                false,
+                node,
+                (ANY_IN, Way::Steer),
+            ),
+            (Hook::STEER_OUT, true, 0, false, node, (ANY_IN, Way::Steer)),
+            (Hook::STEER_OUT, false, 0, false, node, (ANY_IN, Way::Route)),
+            (
+                Hook::LO_OUT,
+                true,
+                BACKEND_HOST,
+                false,
+                keep(Way::Stack),
+                (Hook::LO_OUT, Way::Stack),
+            ),
+            (Hook::LO_OUT, true, 0, false, node, (ANY_IN, Way::Loopback)),
+        ];
+        for (hook, from_host, flags, own, forward, back) in rows {
+            let p = decide(hook, from_host, flags, own);
+            assert_eq!((p.source, p.forward_way), forward, "{hook} {from_host} {flags} {own}");
+            assert_eq!(
+                reply(p.forward_hooks, p.forward_way),
+                back,
+                "{hook} {from_host} {flags} {own}"
+            );
+        }
+    }
+}

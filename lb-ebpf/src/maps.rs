@@ -1,0 +1,473 @@
+//! Every map of the kernel programs, named and sized as `lb_common::layout` says, and the pipeline's view of them.
+//!
+//! No policy here: each method is one map access. Indices are bounded by the map, word offsets by a mask that equals the
+//! value's size, so that the verifier can follow.
+#![expect(
+    unsafe_code,
+    reason = "map values are reached through the pointers that the kernel hands out"
+)]
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::programs::TcContext;
+use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::family::{V4, V6};
+use lb_common::flow::table::{self, Found, Half, Spot};
+use lb_common::flow::{Entry, Key};
+use lb_common::layout::{
+    self, AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, DEVICE_WORDS,
+    DEVICES, Device, FLOW_SETS, FRAGMENT_ENTRIES, FRONTEND_SETS, FragmentKey, RANGE_ENTRIES, RANGE_ID_BITS, SERVICES,
+    config,
+};
+use lb_common::pipeline::Work;
+use lb_common::verdict::{Answer, REASONS, Reason};
+
+use crate::kernel;
+
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: usize = 0x400;
+
+/// Number of flow sets minus one, IPv4; set when the programs are loaded.
+#[unsafe(no_mangle)]
+static FLOW_MASK_V4: Global<u32> = Global::new(FLOW_SETS - 1);
+/// As [`FLOW_MASK_V4`], IPv6.
+#[unsafe(no_mangle)]
+static FLOW_MASK_V6: Global<u32> = Global::new(FLOW_SETS - 1);
+
+#[btf_map(name = "frontends_v4")]
+static FRONTENDS_V4: Array<[u64; 8], { FRONTEND_SETS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "frontends_v6")]
+static FRONTENDS_V6: Array<[u64; 16], { FRONTEND_SETS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "services")]
+static SERVICE_WORDS: Array<u64, { SERVICES as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "arena")]
+static ARENA: Array<u64, { ARENA_WORDS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "backends")]
+static BACKEND_RECORDS: Array<[u64; BACKEND_WORDS], { BACKENDS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "config")]
+static CONFIG: Array<[u64; config::WORDS], 1, MMAPABLE> = Array::new();
+#[btf_map(name = "forward_bits")]
+static FORWARD_BITS: Array<u64, { BITS_WORDS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "reply_bits")]
+static REPLY_BITS: Array<u64, { BITS_WORDS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "devices")]
+static DEVICE_WORDS_BY_INDEX: HashMap<u32, [u64; DEVICE_WORDS], { DEVICES as usize }> = HashMap::new();
+#[btf_map(name = "ranges_v4")]
+static RANGES_V4: LpmTrie<[u8; 8], u32, { RANGE_ENTRIES as usize }> = LpmTrie::new();
+#[btf_map(name = "ranges_v6")]
+static RANGES_V6: LpmTrie<[u8; 20], u32, { RANGE_ENTRIES as usize }> = LpmTrie::new();
+#[btf_map(name = "flows_v4")]
+static FLOWS_V4: Array<[u64; 32], { FLOW_SETS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "flows_v6")]
+static FLOWS_V6: Array<[u64; 64], { FLOW_SETS as usize }, MMAPABLE> = Array::new();
+#[btf_map(name = "affinity_v4")]
+static AFFINITY_V4: LruHashMap<[u64; 3], [u64; 2], { AFFINITY_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map(name = "affinity_v6")]
+static AFFINITY_V6: LruHashMap<[u64; 3], [u64; 2], { AFFINITY_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map(name = "fragments_v4")]
+static FRAGMENTS_V4: LruHashMap<[u64; 5], u64, { FRAGMENT_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map(name = "fragments_v6")]
+static FRAGMENTS_V6: LruHashMap<[u64; 5], u64, { FRAGMENT_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map(name = "reasons")]
+static REASON_COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
+#[btf_map(name = "answers")]
+static ANSWERS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+
+#[btf_map(name = "stage")]
+static STAGE: PerCpuArray<[u64; 4], 1> = PerCpuArray::new();
+#[btf_map(name = "work_v4")]
+static WORK_V4: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
+#[btf_map(name = "work_v6")]
+static WORK_V6: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
+#[btf_map(name = "stages")]
+static STAGES: ProgramArray<{ layout::stage::PROGRAMS.len() }> = ProgramArray::new();
+
+/// Words that hold a [`Work`] of either family.
+const WORK_WORDS: usize = 64;
+const _: () = assert!(size_of::<Work<V6>>() <= WORK_WORDS * 8 && size_of::<Work<V4>>() <= WORK_WORDS * 8);
+
+/// This CPU's room to work in.
+#[inline(always)]
+pub(crate) fn work<F: TableFamily>() -> Option<&'static mut Work<F>> {
+    let room = F::pick(|| WORK_V4.get_ptr_mut(0), || WORK_V6.get_ptr_mut(0))?;
+    // SAFETY: a per-CPU value of its own family that only the running program touches; it holds zeroes, which are a valid
+    // `Work`, or what an earlier program of the same family wrote there.
+    Some(unsafe { &mut *room.cast::<Work<F>>() })
+}
+
+/// What one stage tells the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Handover {
+    /// The hook.
+    pub(crate) hook: u8,
+    /// Offset of the IP header.
+    pub(crate) l3: usize,
+    /// The answer that is asked for.
+    pub(crate) answer: Answer,
+    /// The MTU that the answer names.
+    pub(crate) mtu: u16,
+}
+
+impl Handover {
+    /// Leaves the hand-over for the next stage.
+    #[inline(always)]
+    pub(crate) fn put(self) {
+        if let Some(stage) = STAGE.get_ptr_mut(0) {
+            // SAFETY: a per-CPU value; the next stage runs on this CPU before any other packet does.
+            unsafe { *stage = [self.hook as u64, self.l3 as u64, self.answer as u64, self.mtu as u64] };
+        }
+    }
+
+    /// Takes what the stage before left; hook 0 where nothing was.
+    #[inline(always)]
+    pub(crate) fn take() -> Self {
+        let stage = STAGE.get_ptr(0);
+        // SAFETY: as in `put`.
+        let [hook, l3, kind, mtu] = stage.map_or([0; 4], |stage| unsafe { *stage });
+        let answer = Answer::from_number(kind as u8);
+        Self {
+            hook: hook as u8,
+            l3: l3 as usize & 0x1f,
+            answer,
+            mtu: mtu as u16,
+        }
+    }
+}
+
+/// Jumps to another stage; returns only if it is not in place.
+#[inline(always)]
+pub(crate) fn jump(ctx: &TcContext, index: u32) {
+    // SAFETY: the context is the program's own.
+    unsafe { STAGES.tail_call(ctx, index) };
+}
+
+/// A table of sets in a kernel map.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelSlots<F> {
+    kind: Kind,
+    family: core::marker::PhantomData<F>,
+}
+
+/// Which table.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Flows,
+    Frontends,
+}
+
+impl<F: TableFamily> Slots for KernelSlots<F> {
+    type Set = KernelSet<F>;
+
+    #[inline(always)]
+    fn mask(self) -> u32 {
+        match self.kind {
+            Kind::Frontends => FRONTEND_SETS - 1,
+            Kind::Flows => F::pick(|| FLOW_MASK_V4.load(), || FLOW_MASK_V6.load()),
+        }
+    }
+
+    #[inline(always)]
+    fn set(self, index: u32) -> Option<KernelSet<F>> {
+        let words = match self.kind {
+            Kind::Flows => F::pick(
+                || FLOWS_V4.get_ptr_mut(index).map(|p| p.cast()),
+                || FLOWS_V6.get_ptr_mut(index).map(|p| p.cast()),
+            ),
+            Kind::Frontends => F::pick(
+                || FRONTENDS_V4.get_ptr_mut(index).map(|p| p.cast()),
+                || FRONTENDS_V6.get_ptr_mut(index).map(|p| p.cast()),
+            ),
+        }?;
+        Some(KernelSet {
+            words,
+            kind: self.kind,
+            family: core::marker::PhantomData,
+        })
+    }
+}
+
+/// A set whose width follows from its family and table.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelSet<F> {
+    words: *mut u64,
+    kind: Kind,
+    family: core::marker::PhantomData<F>,
+}
+
+impl<F: TableFamily> KernelSet<F> {
+    #[inline(always)]
+    fn word(self, word: usize) -> *mut u64 {
+        let mask = match self.kind {
+            Kind::Flows => F::SLOT_WORDS * layout::SET_SLOTS - 1,
+            Kind::Frontends => F::FRONTEND_WORDS * layout::SET_SLOTS - 1,
+        };
+        self.words.wrapping_add(word & mask)
+    }
+}
+
+impl<F: TableFamily> SetRef for KernelSet<F> {
+    #[inline(always)]
+    fn load(self, word: usize) -> u64 {
+        // SAFETY: `words` is a live map value and the index is masked to its length.
+        unsafe { self.word(word).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(self, word: usize, value: u64) {
+        // SAFETY: as in `load`.
+        unsafe { self.word(word).write_volatile(value) }
+    }
+
+    #[inline(always)]
+    fn cas(self, word: usize, old: u64, new: u64) -> u64 {
+        kernel::compare_and_swap(self.word(word), old, new)
+    }
+}
+
+/// The kernel's tables.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelTables {
+    /// The context, for helpers that need one.
+    pub(crate) ctx: *mut core::ffi::c_void,
+}
+
+impl Tables for KernelTables {
+    type Flows<F: TableFamily> = KernelSlots<F>;
+    type Frontends<F: TableFamily> = KernelSlots<F>;
+
+    #[inline(always)]
+    fn flows<F: TableFamily>(&self) -> KernelSlots<F> {
+        KernelSlots {
+            kind: Kind::Flows,
+            family: core::marker::PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn frontends<F: TableFamily>(&self) -> KernelSlots<F> {
+        KernelSlots {
+            kind: Kind::Frontends,
+            family: core::marker::PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn scan<F: TableFamily>(&self, key: &Key<F>, into: &mut Spot) -> Found {
+        let (key, into) = (&raw const *key, &raw mut *into);
+        // The cast is to the very type: `F` picks the function.
+        let found = F::pick(|| scan_v4(key.cast(), into), || scan_v6(key.cast(), into));
+        match found {
+            0 => Found::Nothing,
+            1 => Found::Busy,
+            _ => Found::Entry,
+        }
+    }
+
+    #[inline(always)]
+    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16) -> Half {
+        let (entry, spare) = (&raw const *entry, &raw mut *spare);
+        let state = state as u32;
+        // As in `scan`.
+        let half = F::pick(
+            || insert_v4(entry.cast(), spare.cast(), state),
+            || insert_v6(entry.cast(), spare.cast(), state),
+        );
+        Half::from_number(half)
+    }
+
+    #[inline(always)]
+    fn config(&self, word: usize) -> u64 {
+        CONFIG.get(0).map_or(0, |words| words[word & (config::WORDS - 1)])
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> u64 {
+        read(SERVICE_WORDS.get_ptr(id))
+    }
+
+    #[inline(always)]
+    fn arena(&self, index: u32) -> u64 {
+        read(ARENA.get_ptr(index))
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32, word: usize) -> u64 {
+        read(
+            BACKEND_RECORDS
+                .get_ptr(id)
+                .map(|p| p.cast::<u64>().wrapping_add(word & (BACKEND_WORDS - 1))),
+        )
+    }
+
+    #[inline(always)]
+    fn forward_bits(&self, word: u32) -> u64 {
+        read(FORWARD_BITS.get_ptr(word))
+    }
+
+    #[inline(always)]
+    fn reply_bits(&self, word: u32) -> u64 {
+        read(REPLY_BITS.get_ptr(word))
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<Device> {
+        // SAFETY: the value is read whole at once; user space replaces it rarely and readers tolerate either.
+        unsafe { DEVICE_WORDS_BY_INDEX.get(&ifindex) }.map(|words| Device::from_words(*words))
+    }
+
+    #[inline(always)]
+    fn in_ranges<F: TableFamily>(&self, service: u32, addr: F::Addr) -> bool {
+        let [a, b] = F::to_words(addr);
+        F::pick(
+            || {
+                let data = service.swap_bytes() as u64 | a << 32;
+                RANGES_V4
+                    .get(&LpmKey::new(RANGE_ID_BITS + 32, data.to_ne_bytes()))
+                    .is_some()
+            },
+            || {
+                let mut data = [0u8; 20];
+                data[..4].copy_from_slice(&service.swap_bytes().to_ne_bytes());
+                data[4..12].copy_from_slice(&a.to_ne_bytes());
+                data[12..].copy_from_slice(&b.to_ne_bytes());
+                RANGES_V6.get(&LpmKey::new(RANGE_ID_BITS + 128, data)).is_some()
+            },
+        )
+    }
+
+    #[inline(always)]
+    fn affinity<F: TableFamily>(&self, key: &AffinityKey) -> Option<AffinityValue> {
+        let key = [key.client[0], key.client[1], key.service];
+        // SAFETY: a value torn by a concurrent update fails the generation check of its backend.
+        let value = unsafe { F::pick(|| AFFINITY_V4.get(&key), || AFFINITY_V6.get(&key)) }?;
+        Some(AffinityValue {
+            backend: value[0],
+            last_new: value[1],
+        })
+    }
+
+    #[inline(always)]
+    fn remember_affinity<F: TableFamily>(&self, key: &AffinityKey, value: &AffinityValue) {
+        let (key, value) = (
+            [key.client[0], key.client[1], key.service],
+            [value.backend, value.last_new],
+        );
+        // Where the map refuses, the client has no affinity until its next connection: nothing to report to.
+        let _ = F::pick(
+            || AFFINITY_V4.insert(&key, &value, 0),
+            || AFFINITY_V6.insert(&key, &value, 0),
+        );
+    }
+
+    #[inline(always)]
+    fn fragment<F: TableFamily>(&self, key: &FragmentKey) -> Option<u64> {
+        let key = [key.src[0], key.src[1], key.dst[0], key.dst[1], key.id];
+        // SAFETY: one aligned word.
+        unsafe { F::pick(|| FRAGMENTS_V4.get(&key), || FRAGMENTS_V6.get(&key)) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment<F: TableFamily>(&self, key: &FragmentKey, ports: u64) {
+        let key = [key.src[0], key.src[1], key.dst[0], key.dst[1], key.id];
+        let _ = F::pick(
+            || FRAGMENTS_V4.insert(&key, &ports, 0),
+            || FRAGMENTS_V6.insert(&key, &ports, 0),
+        );
+    }
+
+    #[inline(always)]
+    fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr> {
+        kernel::route::<F>(self.ctx, ifindex, saddr, daddr, length)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        kernel::jiffies()
+    }
+
+    #[inline(always)]
+    fn answer_token(&self) -> bool {
+        let Some(bucket) = ANSWERS.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: a per-CPU value; only this program on this CPU writes it.
+        let [start, used] = unsafe { *bucket };
+        let now = self.now() as u64;
+        let fresh = (now as u32).wrapping_sub(start as u32) as u64 >= self.config(config::HZ);
+        let (start, used) = if fresh { (now, 0) } else { (start, used) };
+        if used >= self.config(config::ANSWER_RATE) {
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { *bucket = [start, used + 1] };
+        true
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        if let Some(counter) = REASON_COUNTERS.get_ptr_mut(reason as u32) {
+            // SAFETY: a per-CPU value.
+            unsafe { *counter += 1 };
+        }
+    }
+}
+
+/// Verified once instead of at each call: looking for a key in the flow table is the largest thing that the later stages do.
+macro_rules! scan {
+    ($name:ident, $family:ty) => {
+        #[doc = "`table::scan` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(key: *const Key<$family>, into: *mut Spot) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (Some(key), Some(into)) = (unsafe { key.as_ref() }, unsafe { into.as_mut() }) else {
+                return 0;
+            };
+            table::scan(
+                &KernelTables {
+                    ctx: core::ptr::null_mut(),
+                },
+                key,
+                into,
+            ) as u32
+        }
+    };
+}
+
+scan!(scan_v4, V4);
+scan!(scan_v6, V6);
+
+/// As [`scan`], for inserting an entry.
+macro_rules! insert {
+    ($name:ident, $family:ty) => {
+        #[doc = "`table::insert` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(entry: *const Entry<$family>, spare: *mut Entry<$family>, state: u32) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (Some(entry), Some(spare)) = (unsafe { entry.as_ref() }, unsafe { spare.as_mut() }) else {
+                return Half::Full as u32;
+            };
+            table::insert(
+                &KernelTables {
+                    ctx: core::ptr::null_mut(),
+                },
+                entry,
+                spare,
+                state as u16,
+            ) as u32
+        }
+    };
+}
+
+insert!(insert_v4, V4);
+insert!(insert_v6, V6);
+
+/// Reads one word of a map value.
+#[inline(always)]
+fn read(word: Option<*const u64>) -> u64 {
+    // SAFETY: the pointer comes from a map look-up and lies inside the value.
+    word.map_or(0, |word| unsafe { word.read_volatile() })
+}

@@ -1,0 +1,259 @@
+//! The packet of a tc hook: all packet pointers of the programs are in this file. No protocol knowledge here.
+//!
+//! Loads and stores go straight to the packet after one bounds check; they are single instructions, because a load that Rust
+//! may not assume aligned would become four. A transport checksum is changed by `bpf_l4_csum_replace` alone: it knows whether
+//! the field holds a whole sum or only the pseudo header's (`CHECKSUM_PARTIAL`).
+#![expect(
+    unsafe_code,
+    reason = "packet memory is reached through pointers that the verifier checks"
+)]
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+};
+use lb_common::access::Packet;
+
+/// 1 where `bpf_l4_csum_replace` knows `BPF_F_IPV6` (an IPv6 address change leaves a whole-packet sum as it is).
+#[unsafe(no_mangle)]
+static CSUM_IPV6: Global<u32> = Global::new(0);
+
+const PSEUDO_HEADER: u64 = 0x10;
+const MARK_MANGLED_ZERO: u64 = 0x20;
+const IPV6: u64 = 0x80;
+/// `BPF_ADJ_ROOM_MAC`.
+const ROOM_AT_MAC: u32 = 1;
+/// Bytes that the pipeline may read; a power of two, so that a mask bounds an offset.
+const REACH: usize = 512;
+/// Bytes made linear when the headers are not.
+const HEADERS: u32 = 160;
+
+/// A socket buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+macro_rules! field {
+    ($skb:expr, $name:ident) => {{
+        // SAFETY: the context is valid for the program's run; the verifier checks the offset.
+        unsafe { (&raw const (*$skb.0).$name).read_volatile() }
+    }};
+}
+
+impl Skb {
+    /// Makes the headers readable: pulls them out of page fragments where they are not linear.
+    #[inline(always)]
+    pub(crate) fn linearize(self) {
+        let linear = field!(self, data_end) as usize - field!(self, data) as usize;
+        let length = field!(self, len);
+        if linear < HEADERS as usize && length as usize > linear {
+            let wanted = if length < HEADERS { length } else { HEADERS };
+            // SAFETY: the context is valid. A refusal leaves the packet as it was; short reads then fail their bounds check.
+            unsafe { bpf_skb_pull_data(self.0, wanted) };
+        }
+    }
+
+    /// Ethernet type as the skb knows it, network order in memory.
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> u16 {
+        field!(self, protocol) as u16
+    }
+
+    /// Address of `length` readable bytes at `offset`.
+    #[inline(always)]
+    fn at(self, offset: usize, length: usize) -> Option<usize> {
+        if offset >= REACH {
+            return None;
+        }
+        let start = field!(self, data) as usize + bounded(offset);
+        if start + length > field!(self, data_end) as usize {
+            None
+        } else {
+            Some(start)
+        }
+    }
+}
+
+/// An offset below [`REACH`] in a form that the verifier sees bounded: a compiler would fold a field's distance into the bound
+/// and leave a pointer that may be negative. A constant needs no mask.
+#[inline(always)]
+fn bounded(offset: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        if core::intrinsics::is_val_statically_known(offset) {
+            return offset;
+        }
+        let mut offset = offset;
+        // SAFETY: arithmetic on a scalar. 511 is REACH - 1.
+        unsafe {
+            core::arch::asm!("{o} &= 511", o = inout(reg) offset, options(pure, nomem, nostack));
+        }
+        offset
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        offset & (REACH - 1)
+    }
+}
+
+#[inline(always)]
+fn load32(at: usize) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let value: u64;
+        // SAFETY: the caller checked four bytes at `at` against the packet's end.
+        unsafe {
+            core::arch::asm!("{v} = *(u32 *)({p} + 0)", v = out(reg) value, p = in(reg) at, options(readonly, nostack));
+        }
+        value as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: as above.
+        unsafe { (at as *const u32).read_unaligned() }
+    }
+}
+
+#[inline(always)]
+fn load16(at: usize) -> u16 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let value: u64;
+        // SAFETY: the caller checked two bytes at `at` against the packet's end.
+        unsafe {
+            core::arch::asm!("{v} = *(u16 *)({p} + 0)", v = out(reg) value, p = in(reg) at, options(readonly, nostack));
+        }
+        value as u16
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: as above.
+        unsafe { (at as *const u16).read_unaligned() }
+    }
+}
+
+#[inline(always)]
+fn store32(at: usize, value: u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller checked four bytes at `at` against the packet's end.
+    unsafe {
+        core::arch::asm!("*(u32 *)({p} + 0) = {v}", v = in(reg) value as u64, p = in(reg) at, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        (at as *mut u32).write_unaligned(value);
+    }
+}
+
+#[inline(always)]
+fn store16(at: usize, value: u16) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller checked two bytes at `at` against the packet's end.
+    unsafe {
+        core::arch::asm!("*(u16 *)({p} + 0) = {v}", v = in(reg) value as u64, p = in(reg) at, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        (at as *mut u16).write_unaligned(value);
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let at = self.at(offset, N * 4)?;
+        let mut words = [0u32; N];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = load32(at + i * 4);
+        }
+        Some(words)
+    }
+
+    #[inline(always)]
+    fn half(&self, offset: usize) -> Option<u16> {
+        self.at(offset, 2).map(load16)
+    }
+
+    #[inline(always)]
+    fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()> {
+        let at = self.at(offset, N * 4)?;
+        for (i, word) in words.iter().enumerate() {
+            store32(at + i * 4, *word);
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn set_half(&mut self, offset: usize, half: u16) -> Option<()> {
+        let at = self.at(offset, 2)?;
+        store16(at, half);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()> {
+        let udp_flag = if udp { MARK_MANGLED_ZERO } else { 0 };
+        let knows_v6 = CSUM_IPV6.load() != 0;
+        let v6_flag = if v6 && knows_v6 { IPV6 } else { 0 };
+        let offset = offset as u32;
+        if address != 0 && address != u32::MAX {
+            // SAFETY: scalars and the context. Size 0 in the flags means that `to` is a difference.
+            let failed =
+                unsafe { bpf_l4_csum_replace(self.0, offset, 0, address as u64, PSEUDO_HEADER | udp_flag | v6_flag) };
+            if failed != 0 {
+                return None;
+            }
+            if v6 && !knows_v6 {
+                // SAFETY: scalars and the context. Takes back what the helper took from a whole-packet sum.
+                unsafe { bpf_csum_update(self.0, address) };
+            }
+        }
+        if ports != 0 && ports != u32::MAX {
+            // SAFETY: as above.
+            let failed = unsafe { bpf_l4_csum_replace(self.0, offset, 0, ports as u64, udp_flag) };
+            if failed != 0 {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        field!(self, len) as usize
+    }
+
+    #[inline(always)]
+    fn segment_payload(&self) -> usize {
+        field!(self, gso_size) as usize
+    }
+
+    #[inline(always)]
+    fn trim(&mut self, length: usize) -> Option<()> {
+        if length >= self.len() {
+            return Some(());
+        }
+        // SAFETY: scalars and the context.
+        let failed = unsafe { bpf_skb_change_tail(self.0, length as u32, 0) };
+        (failed == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, _l3: usize, count: usize) -> Option<()> {
+        // SAFETY: scalars and the context.
+        let failed = unsafe { bpf_skb_adjust_room(self.0, count as i32, ROOM_AT_MAC, 0) };
+        (failed == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        field!(self, ifindex)
+    }
+
+    #[inline(always)]
+    fn from_host(&self) -> bool {
+        field!(self, ingress_ifindex) == 0
+    }
+}
