@@ -17,15 +17,17 @@
 //! | [`plan`] | from that to stable ids, exact bytes and ordered operations, pure |
 //! | [`maps`] | the tables: in the kernel, in memory, and faulty ones for tests |
 //! | [`datapath`] | programs, hooks, interfaces, our device and routes; no map entries |
+//! | [`flows`] | sweeps and decodes the flow tables; creates no entry |
 //! | [`reconcile`] | the loop that joins all of them |
-//! | [`observe`] | counters, tables and flows as one can see them, and the log lines |
-//! | [`status`] | the socket by which the command line asks a running agent |
+//! | [`observe`] | counters, and the form of the log lines |
+//! | [`status`] | what is told: by a running agent over its socket, by the pins while none runs |
 //! | [`cli`] | the commands; nothing depends on it |
 
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod datapath;
+pub mod flows;
 pub mod maps;
 pub mod model;
 pub mod observe;

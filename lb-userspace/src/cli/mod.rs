@@ -5,6 +5,7 @@
 
 mod check;
 mod cleanup;
+mod flows;
 mod output;
 mod run;
 mod services;
@@ -44,6 +45,7 @@ enum Command {
     Check(check::Options),
     Status(status::Options),
     Services(services::Options),
+    Flows(flows::Options),
     Cleanup(cleanup::Options),
     /// Print the version
     Version,
@@ -95,6 +97,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Check(options) => check::run(options, out),
         Command::Status(options) => status::run(options, out),
         Command::Services(options) => services::run(options, out),
+        Command::Flows(options) => flows::run(options, out),
         Command::Cleanup(options) => cleanup::run(options, out),
         Command::Version => {
             writeln!(out, "steerway {}", env!("CARGO_PKG_VERSION"))?;

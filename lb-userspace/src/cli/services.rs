@@ -7,10 +7,9 @@ use anyhow::Context as _;
 use super::output::{Format, Table, json};
 use super::settings::Given;
 use super::{Outcome, places};
-use crate::observe;
 use crate::status::protocol::{Item, Request};
 use crate::status::report::{EndpointItem, FrontendItem, ServiceFilter, ServiceItem};
-use crate::status::{ClientError, ask};
+use crate::status::{ClientError, ask, services_from_pins};
 
 /// List Services with their frontends, policies and endpoints
 ///
@@ -47,7 +46,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     }) {
         Ok(()) => {}
         Err(ClientError::NoAgent { .. }) => {
-            services = observe::services_from_pins(&places.pin_dir, &filter)
+            services = services_from_pins(&places.pin_dir, &filter)
                 .with_context(|| format!("no agent runs, and {} tells nothing", places.pin_dir.display()))?;
         }
         Err(error) => return Err(error.into()),

@@ -6,7 +6,7 @@ use clap::builder::{PathBufValueParser, StyledStr};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{self, ConfigErrors, Layer, Place, SETTINGS, Setting, Settings, Shape};
+use crate::config::{self, ConfigErrors, Layer, Place, SETTINGS, Section, Setting, Settings, Shape};
 
 /// The settings that commands need which only read.
 const PLACES: [&str; 2] = ["pin-dir", "run-dir"];
@@ -51,15 +51,20 @@ fn arg(setting: &'static Setting) -> Arg {
     }
 }
 
+const CONFIG_HELP: &str =
+    "Read settings from a file of kind SteerwayConfiguration; flags and environment win [env: STEERWAY_CONFIG]";
+
 impl<const ALL: bool> Args for Given<ALL> {
     fn augment_args(command: Command) -> Command {
         let config = Arg::new("config")
             .long("config")
             .value_name("FILE")
             .value_parser(PathBufValueParser::new())
-            .help("Read settings from a file of kind SteerwayConfiguration; flags and environment win [env: STEERWAY_CONFIG]")
-            .help_heading("Agent");
-        Self::settings().fold(command.arg(config), |command, setting| command.arg(arg(setting)))
+            .help(CONFIG_HELP)
+            .help_heading(Section::Agent.heading());
+        Self::settings()
+            .fold(command, |command, setting| command.arg(arg(setting)))
+            .arg(config)
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -7,10 +7,9 @@ use anyhow::Context as _;
 use super::output::{Format, Table, age, bytes, json};
 use super::settings::Given;
 use super::{Outcome, places};
-use crate::observe;
 use crate::status::protocol::{Item, Request};
 use crate::status::report::{Attachment, Report};
-use crate::status::{ClientError, ask};
+use crate::status::{ClientError, ask, report_from_pins};
 
 /// Show the state of the agent, its interfaces, tables and counters
 ///
@@ -46,7 +45,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     let report = match (asked, report) {
         (Ok(()), Some(report)) => report,
         (Ok(()), None) => anyhow::bail!("the agent answered without a report"),
-        (Err(ClientError::NoAgent { .. }), _) => observe::report_from_pins(&places.pin_dir)
+        (Err(ClientError::NoAgent { .. }), _) => report_from_pins(&places.pin_dir)
             .with_context(|| format!("no agent runs, and {} tells nothing", places.pin_dir.display()))?,
         (Err(error), _) => return Err(error.into()),
     };
@@ -68,6 +67,7 @@ pub(super) fn print(out: &mut dyn Write, report: &Report, wide: bool) -> io::Res
     section(out, &file_errors(report))?;
     section(out, &attachments(&report.attachments))?;
     section(out, &tables(report, wide))?;
+    section(out, &flows(report))?;
     section(out, &reasons(report, wide))
 }
 
@@ -187,6 +187,16 @@ fn tables(report: &Report, wide: bool) -> Table {
             format!("{percent}%"),
             bytes(t.bytes),
         ]);
+    }
+    table
+}
+
+fn flows(report: &Report) -> Table {
+    let mut table = Table::new(&["FLOWS", "CLASS", "COUNT"]);
+    for summary in &report.flows {
+        for (class, count) in summary.classes.iter().filter(|(_, count)| **count > 0) {
+            table.row([summary.family.clone(), class.clone(), count.to_string()]);
+        }
     }
     table
 }

@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::*;
 use crate::maps::{Dump, MemorySizes, MemoryStore};
 use crate::model::{self, ModelConfig, ObjectKind, ObjectRef, Rejection};
-use crate::observe::services_of;
 use crate::plan::{NodeTables, Planner};
 use crate::source::FileError;
 use crate::status::report::{
-    Agent, Attachment, Cause, NotReady, ReconcileState, Report, ServiceFilter, ServiceItem, SourceState, TableFill,
+    Agent, Attachment, Cause, FlowSummary, NotReady, ReconcileState, Report, ServiceFilter, ServiceItem, SourceState,
+    TableFill,
 };
-use crate::status::{Answers, Server, service_items};
+use crate::status::{Answers, FlowItem, Server, service_items, services_of};
 use crate::test_objects::{NODE, NODE_ADDRESS, node, service, slice, source_state};
 
 /// Runs a command; gives status, output and errors.
@@ -113,6 +113,13 @@ fn report() -> Report {
                 bytes: 1 << 27,
             },
         ],
+        flows: vec![FlowSummary {
+            family: "IPv4".to_owned(),
+            classes: [("established", 40), ("closing", 0)]
+                .map(|(n, c)| (n.to_owned(), c))
+                .into(),
+            expired: 7,
+        }],
         reasons: [("forward", 1000), ("no_route", 0), ("reply", 998)]
             .map(|(n, c)| (n.to_owned(), c))
             .into(),
@@ -144,6 +151,9 @@ steer0      9       steer    egress    tcx      attached
 TABLE      USED   CAPACITY   FILL   MEMORY
 services   14     65535      0%     512 KiB
 
+FLOWS   CLASS         COUNT
+IPv4    established   40
+
 REASON    PACKETS
 forward   1000
 reply     998
@@ -171,7 +181,7 @@ fn field_names_of_the_report_are_stable() {
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         names(&value),
-        "agent attachments fileErrors notReady ready reasons reconcile rejections source tables warnings"
+        "agent attachments fileErrors flows notReady ready reasons reconcile rejections source tables warnings"
     );
     assert_eq!(names(&value["agent"]), "ageSeconds nodeName pid version");
     assert_eq!(names(&value["notReady"][0]), "cause message");
@@ -291,6 +301,58 @@ fn pins_tell_the_same_services_without_what_only_the_agent_knows() {
     assert_eq!(pinned[1].endpoints[0].why, "in the cluster set and the local set");
 }
 
+#[test]
+fn flows_read_like_this() {
+    let flow = |client: &str, state: &str, service: &str| FlowItem {
+        protocol: "TCP".to_owned(),
+        client: client.parse().unwrap(),
+        frontend: "10.96.0.1:80".parse().unwrap(),
+        source: client.parse().unwrap(),
+        backend: "10.0.0.1:8080".parse().unwrap(),
+        state: state.to_owned(),
+        idle_seconds: 3,
+        timeout_seconds: 86_400,
+        namespace: "default".to_owned(),
+        service: service.to_owned(),
+        port_name: "http".to_owned(),
+        backend_id: 4,
+    };
+    let flows = [
+        flow("10.0.0.9:40000", "established", "web"),
+        flow("10.0.0.9:5", "unanswered", ""),
+    ];
+    let expected = "\
+PROTOCOL   CLIENT           FRONTEND       BACKEND         STATE         IDLE   SERVICE
+TCP        10.0.0.9:40000   10.96.0.1:80   10.0.0.1:8080   established   3s     default/web:http
+TCP        10.0.0.9:5       10.96.0.1:80   10.0.0.1:8080   unanswered    3s     <none>
+";
+    assert_eq!(printed(|out| flows::print(out, &flows, false)), expected);
+    let wide = printed(|out| flows::print(out, &flows, true));
+    assert!(
+        wide.contains("SERVICE            SOURCE           TIMEOUT   BACKEND-ID\n"),
+        "{wide}"
+    );
+    let value = serde_json::to_value(&flows[0]).unwrap();
+    let names: Vec<&String> = value.as_object().unwrap().keys().collect();
+    assert_eq!(
+        names,
+        [
+            "backend",
+            "backendId",
+            "client",
+            "frontend",
+            "idleSeconds",
+            "namespace",
+            "portName",
+            "protocol",
+            "service",
+            "source",
+            "state",
+            "timeoutSeconds"
+        ]
+    );
+}
+
 /// An agent that tells [`report`] and no services, and is never done.
 struct Fake;
 
@@ -372,13 +434,10 @@ fn waiting_in_vain_fails_and_says_why() {
 fn without_agent_and_pins_commands_fail() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    for command in ["status", "services"] {
+    for command in ["status", "services", "flows"] {
         let (status, out, errors) = steerway(&[command, "--run-dir", path, "--pin-dir", path]);
         assert_eq!((status, out.as_str()), (ExitCode::from(1), ""));
-        assert!(
-            errors.starts_with(&format!("error: no agent runs, and {path} tells nothing")),
-            "{errors}"
-        );
+        assert!(errors.contains("map frontends_v4 is missing"), "{errors}");
     }
     let (status, _, errors) = steerway(&["status", "--wait", "5", "--run-dir", path, "--pin-dir", path]);
     assert_eq!(status, ExitCode::from(1));

@@ -14,6 +14,7 @@ use tokio::task::JoinError;
 use tracing::info;
 
 use super::host::{HostStartError, KernelHost};
+use super::sweep::FlowSweep;
 use super::{Parts, Reconciler};
 use crate::clock;
 use crate::config::{Attach, Config, Source};
@@ -24,7 +25,6 @@ use crate::datapath::pins::{PinDir, PinError};
 use crate::datapath::probe::Features;
 use crate::datapath::run_dir::RunDir;
 use crate::maps::{BpfStore, MapStore, OpenError};
-use crate::observe::FlowSweep;
 use crate::source::folder;
 use crate::status::{Board, Identity, ListenError, Server};
 

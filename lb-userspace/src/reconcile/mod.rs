@@ -22,6 +22,7 @@ mod host;
 mod pace;
 mod readiness;
 mod steps;
+mod sweep;
 mod tell;
 mod upkeep;
 mod words;
@@ -231,7 +232,7 @@ impl<H: Host> Reconciler<H> {
                 if let (Some(planner), Some(mark)) = (&mut self.planner, mark) {
                     planner.swept(mark, &swept.referred);
                 }
-                self.state.send_modify(|state| state.flows = swept.fill);
+                self.tell_swept(swept);
                 if self.starved != Starved::No {
                     self.changed();
                 }

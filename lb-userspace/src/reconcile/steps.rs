@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::cycle::{Published, Work};
+use super::tell::chain;
 use super::words;
 use super::{Host, Reconciler};
 use crate::datapath::attach::Trust;
@@ -31,14 +32,6 @@ impl Failures {
     pub(super) fn all(&self) -> Vec<String> {
         self.write.iter().chain(&self.host).cloned().collect()
     }
-}
-
-/// An error with its causes, for logs and status.
-fn told(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 impl<H: Host> Reconciler<H> {
@@ -72,7 +65,7 @@ impl<H: Host> Reconciler<H> {
             }
             Err(error) => {
                 self.steer = None;
-                failures.host.push(told(&error));
+                failures.host.push(chain(&error));
                 table
             }
         }
@@ -112,8 +105,8 @@ impl<H: Host> Reconciler<H> {
         };
         match tokio::task::spawn_blocking(|| work.run()).await {
             Ok(Ok(published)) => return Some(published),
-            Ok(Err(error)) => failures.write = Some(told(&error)),
-            Err(error) => failures.write = Some(told(&error)),
+            Ok(Err(error)) => failures.write = Some(chain(&error)),
+            Err(error) => failures.write = Some(chain(&error)),
         }
         self.upkeep.forget();
         None
@@ -121,7 +114,7 @@ impl<H: Host> Reconciler<H> {
 
     pub(super) async fn attach(&mut self, table: &InterfaceTable, trust: Trust, failures: &mut Failures) {
         let errors = self.host.attach(table, trust).await;
-        failures.host.extend(errors.iter().map(|error| told(error)));
+        failures.host.extend(errors.iter().map(|error| chain(error)));
     }
 
     /// Programs, then routes; gives the VIPs that have somebody else's route.
@@ -169,7 +162,7 @@ impl<H: Host> Reconciler<H> {
                 report.conflicts
             }
             Err(error) => {
-                failures.host.push(told(&error));
+                failures.host.push(chain(&error));
                 Vec::new()
             }
         }

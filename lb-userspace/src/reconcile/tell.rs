@@ -8,13 +8,14 @@ use tracing::{error, info};
 use super::cycle::Published;
 use super::readiness;
 use super::steps::Failures;
+use super::upkeep::Swept;
 use super::{Host, Reconciler, Starved};
 use crate::clock::{Instant, now};
 use crate::datapath::attach::Attachment;
 use crate::datapath::interfaces::InterfaceTable;
-use crate::observe::{direction_name, method_name, table_fill};
 use crate::source::SourceState;
 use crate::status::report::{self, Cause, NotReady};
+use crate::status::{direction_name, method_name, table_fill};
 
 impl<H: Host> Reconciler<H> {
     /// Tells the outcome of a cycle, and keeps the planner.
@@ -88,6 +89,19 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
+    /// Tells what a sweep found.
+    pub(super) fn tell_swept(&self, swept: Swept) {
+        self.state.send_modify(|state| {
+            let mut flows = swept.flows;
+            for summary in &mut flows {
+                let before = state.flows.iter().find(|before| before.family == summary.family);
+                summary.expired += before.map_or(0, |before| before.expired);
+            }
+            state.flows = flows;
+            state.flow_tables = swept.fill;
+        });
+    }
+
     /// Logs errors that were not there after the last cycle.
     pub(super) fn log(&mut self, errors: Vec<String>) {
         for error in errors.iter().filter(|error| !self.logged.contains(error)) {
@@ -109,4 +123,12 @@ fn attachment(attached: &Attachment) -> report::Attachment {
         method: method_name(attached.kind).to_owned(),
         error: None,
     }
+}
+
+/// An error with its causes, for logs and status.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -13,7 +13,7 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::clock::{Instant, now};
 use crate::maps::{MapStore, Referred};
 use crate::plan::{Mark, SweepMark};
-use crate::status::report::TableFill;
+use crate::status::report::{FlowSummary, TableFill};
 
 /// Between two sweeps while nobody waits for one: flows that timed out give their slots back.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -27,6 +27,8 @@ pub struct Swept {
     pub referred: Referred,
     /// How full the flow tables are.
     pub fill: Vec<TableFill>,
+    /// Flows by family and class.
+    pub flows: Vec<FlowSummary>,
 }
 
 /// Looks through the flow tables and frees what has timed out.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::report::{
-    Agent, Attachment, Cause, Listed, NotReady, ReconcileState, Report, ServiceFilter, ServiceItem, SourceState,
-    TableFill,
+    Agent, Attachment, Cause, FlowSummary, Listed, NotReady, ReconcileState, Report, ServiceFilter, ServiceItem,
+    SourceState, TableFill,
 };
 use super::server::Answers;
 use super::services::service_items;
@@ -59,7 +59,9 @@ pub struct State {
     /// How full the published tables are.
     pub tables: Vec<TableFill>,
     /// How full the flow tables are, as of the last sweep.
-    pub flows: Vec<TableFill>,
+    pub flow_tables: Vec<TableFill>,
+    /// Flows by family and class, as of the last sweep.
+    pub flows: Vec<FlowSummary>,
     /// What is desired, as of the last cycle that ended well.
     pub desired: Option<Arc<DesiredState>>,
 }
@@ -177,7 +179,8 @@ impl Answers for Board {
             rejections: state.rejections.iter().cloned().collect::<Listed<_>>(),
             file_errors: state.file_errors.iter().cloned().collect(),
             attachments: state.attachments,
-            tables: state.tables.into_iter().chain(state.flows).collect(),
+            tables: state.tables.into_iter().chain(state.flow_tables).collect(),
+            flows: state.flows,
             reasons,
         }
     }

@@ -5,6 +5,8 @@
 
 mod board;
 mod client;
+mod flows;
+mod pinned;
 pub mod protocol;
 pub mod report;
 mod server;
@@ -12,7 +14,11 @@ mod services;
 
 pub use board::{Board, Identity, State};
 pub use client::{ClientError, ask};
+pub use flows::{Endpoint, FlowError, FlowFilter, FlowItem, flows_from_pins};
+#[cfg(test)]
+pub(crate) use pinned::services_of;
+pub use pinned::{PinnedError, report_from_pins, services_from_pins};
+pub(crate) use pinned::{direction_name, method_name, table_fill};
 pub use server::{Answers, LINE_LIMIT, ListenError, MAX_CLIENTS, Server};
-pub(crate) use services::kind_name;
 #[cfg(test)]
 pub(crate) use services::service_items;

@@ -39,6 +39,8 @@ pub struct Report {
     pub attachments: Vec<Attachment>,
     /// How full the tables are.
     pub tables: Vec<TableFill>,
+    /// Flows by family and class, as of the last sweep.
+    pub flows: Vec<FlowSummary>,
     /// Packets by reason, summed over the CPUs; every reason is there.
     pub reasons: BTreeMap<String, u64>,
 }
@@ -201,6 +203,18 @@ pub struct Attachment {
     /// Why it is not attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Flows of a family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowSummary {
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// Flows by class, from the first to be evicted to the last.
+    pub classes: BTreeMap<String, u64>,
+    /// Flows that timed out since the agent's start.
+    pub expired: u64,
 }
 
 /// How full a table is.

@@ -128,6 +128,7 @@ impl Sweep for EmptySweep {
         Ok(Swept {
             referred: Referred::none(backends),
             fill: Vec::new(),
+            flows: Vec::new(),
         })
     }
 }
@@ -266,7 +267,7 @@ impl World {
 }
 
 pub(super) fn services(store: &dyn MapStore) -> Vec<ServiceItem> {
-    crate::observe::services_of(&Dump::of(store).unwrap(), &ServiceFilter::default())
+    crate::status::services_of(&Dump::of(store).unwrap(), &ServiceFilter::default())
 }
 
 fn table(interfaces: Vec<Interface>, generation: u64) -> InterfaceTable {

@@ -1,4 +1,4 @@
-//! What the pins of an agent tell while none runs: services, backends, counters, attachments.
+//! What the pins of an agent tell while none runs: services, backends, counters, attachments, flows.
 //!
 //! Read from a [`Dump`] as packets would read it: a service port counts when its word names a block that echoes its id. What
 //! only the agent knew (endpoints that nothing uses, nodes, rejections) is not there.
@@ -15,20 +15,21 @@ use lb_common::layout::{
 };
 use thiserror::Error;
 
-use super::reason_counters;
-use crate::datapath::attach::{Hook, Kind};
-use crate::datapath::pins::PinDir;
-use crate::maps::{BpfStore, Dump, MapError, MapStore, OpenError, Table, address_of_words, v4_address, v6_address};
-use crate::model::{Family, FrontendKind, ServicePortKey};
-use crate::plan::{Planner, parse_service_port_name};
-use crate::status::kind_name;
-use crate::status::report::{
+use super::report::{
     Attachment, Cause, EndpointItem, FrontendItem, NotReady, Report, ServiceFilter, ServiceItem, TableFill,
 };
+use super::services::kind_name;
+use crate::datapath::attach::{Hook, Kind};
+use crate::datapath::pins::PinDir;
+use crate::flows;
+use crate::maps::{BpfStore, Dump, MapError, MapStore, OpenError, Table, address_of_words, v4_address, v6_address};
+use crate::model::{Family, FrontendKind, ServicePortKey};
+use crate::observe::reason_counters;
+use crate::plan::{Planner, parse_service_port_name};
 
 /// Why pins tell nothing.
 #[derive(Debug, Error)]
-pub enum ObserveError {
+pub enum PinnedError {
     /// The maps cannot be opened.
     #[error("the maps cannot be used")]
     Open(#[from] OpenError),
@@ -44,7 +45,7 @@ pub enum ObserveError {
 ///
 /// # Errors
 /// There are none, or they are of another version.
-pub(crate) fn open(pin_dir: &Path) -> Result<BpfStore, ObserveError> {
+pub(crate) fn open(pin_dir: &Path) -> Result<BpfStore, PinnedError> {
     Ok(BpfStore::open(&PinDir::new(pin_dir).maps())?)
 }
 
@@ -52,9 +53,9 @@ pub(crate) fn open(pin_dir: &Path) -> Result<BpfStore, ObserveError> {
 ///
 /// # Errors
 /// The maps cannot be opened or read.
-pub fn report_from_pins(pin_dir: &Path) -> Result<Report, ObserveError> {
+pub fn report_from_pins(pin_dir: &Path) -> Result<Report, PinnedError> {
     let store = open(pin_dir)?;
-    let pins = PinDir::new(pin_dir).link_pins().map_err(ObserveError::Links)?;
+    let pins = PinDir::new(pin_dir).link_pins().map_err(PinnedError::Links)?;
     let attachments = pins.into_iter().map(|pin| Attachment {
         interface: pin.ifname,
         ifindex: pin.ifindex,
@@ -73,19 +74,21 @@ pub fn report_from_pins(pin_dir: &Path) -> Result<Report, ObserveError> {
 ///
 /// # Errors
 /// The maps cannot be opened or read.
-pub fn services_from_pins(pin_dir: &Path, filter: &ServiceFilter) -> Result<Vec<ServiceItem>, ObserveError> {
+pub fn services_from_pins(pin_dir: &Path, filter: &ServiceFilter) -> Result<Vec<ServiceItem>, PinnedError> {
     let dump = Dump::of(&open(pin_dir)?)?;
     Ok(services_of(&dump, filter))
 }
 
 fn report(store: &dyn MapStore) -> Result<Report, MapError> {
+    let mut tables = table_fill(&Planner::adopt(Dump::of(store)?, 0), store);
+    tables.extend(flow_fill(store));
     let message = "no agent runs: what is programmed goes on forwarding, changes wait".to_owned();
     Ok(Report {
         not_ready: vec![NotReady {
             cause: Cause::AgentStopped,
             message,
         }],
-        tables: table_fill(&Planner::adopt(Dump::of(store)?, 0), store),
+        tables,
         reasons: reason_counters(store)?,
         ..Report::default()
     })
@@ -121,6 +124,26 @@ pub(crate) fn table_fill(planner: &Planner, store: &dyn MapStore) -> Vec<TableFi
         bytes: bytes(f.map),
     })
     .collect()
+}
+
+/// How full the flow tables are, by counting: a flow takes two slots.
+fn flow_fill(store: &dyn MapStore) -> Vec<TableFill> {
+    let mut used = [0, 0];
+    for flow in flows::dump(store, 0) {
+        used[usize::from(flow.client.is_ipv6())] += 2;
+    }
+    let sizes = [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)];
+    let fill = sizes.into_iter().zip(used).map(|((table, slot_words), used)| {
+        let words = store.words(table).len();
+        let capacity = (words / slot_words) as u64;
+        TableFill {
+            name: table.name().to_owned(),
+            used,
+            capacity,
+            bytes: words as u64 * 8,
+        }
+    });
+    fill.collect()
 }
 
 /// Decodes the service ports of a dump, by key.
