@@ -46,7 +46,7 @@ pub trait Packet {
     /// the segment. A checksum that is still to be computed by the device holds the pseudo header alone.
     fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()>;
     /// Length of the packet in bytes.
-    fn len(&self) -> usize;
+    fn length(&self) -> usize;
     /// Payload bytes of each segment that the packet becomes on the wire; 0 where it stays whole.
     fn segment_payload(&self) -> usize;
     /// Cuts the packet to `length` bytes.
@@ -56,7 +56,7 @@ pub trait Packet {
     /// Index of the interface the hook sits on.
     fn ifindex(&self) -> u32;
     /// True when a process of this host sent the packet (meaningful at egress).
-    fn from_host(&self) -> bool;
+    fn sent_by_host(&self) -> bool;
 }
 
 /// A way out; all of it always set (see [`crate::verdict::Verdict`]).

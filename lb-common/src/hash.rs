@@ -51,5 +51,5 @@ pub fn bit<F: Family>(addr: F::Addr) -> u32 {
 /// Maps the upper half of `hash` to `0..length` without division.
 #[inline(always)]
 pub fn scale(hash: u64, length: u32) -> u32 {
-    ((hash >> 32) * length as u64 >> 32) as u32
+    (((hash >> 32) * length as u64) >> 32) as u32
 }

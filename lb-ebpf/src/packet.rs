@@ -221,7 +221,7 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn len(&self) -> usize {
+    fn length(&self) -> usize {
         field!(self, len) as usize
     }
 
@@ -232,7 +232,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn trim(&mut self, length: usize) -> Option<()> {
-        if length >= self.len() {
+        if length >= self.length() {
             return Some(());
         }
         // SAFETY: scalars and the context.
@@ -253,7 +253,7 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn from_host(&self) -> bool {
+    fn sent_by_host(&self) -> bool {
         field!(self, ingress_ifindex) == 0
     }
 }

@@ -35,6 +35,7 @@ pub struct Rewrite<F: Family> {
 impl<F: Family> Key<F> {
     /// The key of the opposite direction of a packet rewritten by `rewrite`: the twin's key.
     #[inline(always)]
+    #[must_use]
     pub fn twin(self, rewrite: Rewrite<F>) -> Self {
         Self {
             src: rewrite.dst,

@@ -16,8 +16,10 @@ use crate::flow::state::{self, BUSY, Control, FREE, LIVE, PHASE, SHARED};
 use crate::layout::{SET_SLOTS, config};
 use crate::slots::{afresh, candidates, probe};
 
-/// How often a changing slot is read again, and a lost race for a slot is tried again.
+/// How often a changing slot is read again, and a lost race for a control word is run again.
 pub const TRIES: usize = 4;
+/// How often another slot is tried when a race for one was lost; each costs the verifier a walk through all of it.
+const INSERT_TRIES: usize = 2;
 
 /// What a look-up found, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,7 +297,7 @@ impl Half {
 #[inline(always)]
 pub fn insert<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, flow_state: u16) -> Half {
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
-    for _ in 0..TRIES {
+    for _ in 0..INSERT_TRIES {
         let mut spot = Spot::none(Found::Nothing);
         if !choose::<F, T>(tables, hash, &mut spot) {
             return Half::Full;

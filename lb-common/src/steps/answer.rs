@@ -114,7 +114,7 @@ fn reset<F: Family, P: Packet>(packet: &mut P, header: &Header<F>) -> Option<()>
             wire::TCP_RST | wire::TCP_ACK,
         )
     };
-    let ports = ports >> 16 | ports << 16;
+    let ports = ports.rotate_left(16);
     let offset_flags = 0x50 | (new_flags as u32) << 8;
     let turned = Header {
         src: header.dst,

@@ -86,7 +86,7 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
 pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Route<F::Addr>) -> Exit<F> {
     match route.kind {
         RouteKind::Via => {
-            let decrement = !packet.from_host();
+            let decrement = !packet.sent_by_host();
             if decrement && header.ttl <= 1 {
                 return Exit::refused(Verdict::answer(Answer::TimeExceeded, 0, Reason::TimeExceeded));
             }

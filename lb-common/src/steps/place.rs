@@ -45,17 +45,17 @@ const ANY_OUT: u8 = Hook::POD_OUT | Hook::UPLINK_OUT;
 
 /// Decides for a new flow.
 #[inline(always)]
-pub fn decide(hook: u8, from_host: bool, backend_flags: u16, backend_is_client: bool) -> Places {
+pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, backend_is_client: bool) -> Places {
     let (source, way) = match hook {
         Hook::POD_IN if backend_is_client => (NewSource::Frontend, Way::Back),
         Hook::POD_IN => (NewSource::Keep, Way::Stack),
         Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 => (NewSource::Keep, Way::Stack),
-        Hook::STEER_OUT if from_host && backend_flags & BACKEND_HOST != 0 => (NewSource::Frontend, Way::Steer),
+        Hook::STEER_OUT if sent_by_host && backend_flags & BACKEND_HOST != 0 => (NewSource::Frontend, Way::Steer),
         Hook::LO_OUT if backend_flags & BACKEND_HOST != 0 => (NewSource::Keep, Way::Stack),
         _ => (NewSource::Node, Way::Route),
     };
     // What steer0 forwards for others is the same flow as at an uplink: should the uplink be hooked later, it goes on there.
-    let forward_hooks = if hook == Hook::STEER_OUT && !from_host {
+    let forward_hooks = if hook == Hook::STEER_OUT && !sent_by_host {
         hook | Hook::UPLINK_IN
     } else {
         hook
@@ -160,13 +160,17 @@ mod tests {
             ),
             (Hook::LO_OUT, true, 0, false, node, (ANY_IN, Way::Loopback)),
         ];
-        for (hook, from_host, flags, own, forward, back) in rows {
-            let p = decide(hook, from_host, flags, own);
-            assert_eq!((p.source, p.forward_way), forward, "{hook} {from_host} {flags} {own}");
+        for (hook, sent_by_host, flags, own, forward, back) in rows {
+            let p = decide(hook, sent_by_host, flags, own);
+            assert_eq!(
+                (p.source, p.forward_way),
+                forward,
+                "{hook} {sent_by_host} {flags} {own}"
+            );
             assert_eq!(
                 reply(p.forward_hooks, p.forward_way),
                 back,
-                "{hook} {from_host} {flags} {own}"
+                "{hook} {sent_by_host} {flags} {own}"
             );
         }
     }

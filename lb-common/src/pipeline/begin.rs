@@ -1,0 +1,239 @@
+//! A flow's first packet: decide what the flow is ([`begin`]), then enter it in the table ([`enter`]).
+//!
+//! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all.
+
+use super::gate::{addressed, limited, refusal, refuse_with};
+use super::{Decided, Hook, Stage, Step, Task, Work};
+use crate::access::{Packet, Route, TableFamily, Tables};
+use crate::flow::slot::{Entry, Key, Place, Rewrite, Way};
+use crate::flow::state::{self, DATAGRAM, LIVE};
+use crate::flow::table::{self, Found, Inserted};
+use crate::hash;
+use crate::layout::config;
+use crate::steps::place::{self, NewSource};
+use crate::steps::{forward, select};
+use crate::verdict::{Reason, Verdict};
+use crate::wire;
+
+/// How many SNAT ports are tried for a new flow.
+pub const PORT_TRIES: u32 = 8;
+
+/// Distance between the ports that are tried; odd, so that neighbours' walks differ.
+const PORT_STEP: u32 = 61;
+
+/// The stage for a flow's first packet; any hook at which flows begin. Decides what the flow is and leaves the rest to [`enter`].
+#[inline(always)]
+pub fn begin<F: TableFamily, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<F>,
+    l3: usize,
+    hook: u8,
+) -> Step<F::Addr> {
+    let verdict = addressed(packet, tables, work, l3, hook);
+    if verdict.reason != Reason::Forward {
+        return Step::done(verdict);
+    }
+    let verdict = new_flow(packet, tables, work, hook);
+    if verdict.reason == Reason::NewFlow {
+        Step::next(Stage::Enter)
+    } else {
+        Step::done(verdict)
+    }
+}
+
+/// Decides on the flow that a packet begins, all but its port ([`Reason::NewFlow`]); the verdict where none may begin.
+#[inline(always)]
+fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: &mut Work<F>, hook: u8) -> Decided<F> {
+    let Work {
+        header,
+        ports,
+        entry,
+        flow_state,
+        task,
+        ..
+    } = work;
+    let (header, protocol, tcp_flags) = (&*header, entry.key.protocol, ports.tcp_flags);
+    let flags = tables.config(config::FLAGS);
+    let (value, reason) = select::frontend::<F, T>(tables, &entry.key.dst, protocol);
+    if reason == Reason::UnknownPort {
+        return refuse_with(
+            tables,
+            header,
+            tcp_flags,
+            Verdict::answer(refusal(flags, protocol), 0, reason),
+        );
+    }
+    if reason != Reason::NewFlow {
+        return Verdict::pass(reason);
+    }
+    let opens = tcp_flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN;
+    if protocol == wire::TCP && !opens && flags & config::FLAG_TAKEOVER != 0 {
+        return Verdict::pass(Reason::Takeover);
+    }
+    let source = if hook == Hook::UPLINK_IN {
+        select::Source::Outside
+    } else {
+        select::Source::Inside
+    };
+    let mut backend = select::Backend::empty();
+    let reason = select::backend(
+        tables,
+        &select::Wanted {
+            frontend: value,
+            key: &entry.key,
+            source,
+        },
+        &mut backend,
+    );
+    if reason == Reason::NoEndpoints {
+        return refuse_with(
+            tables,
+            header,
+            tcp_flags,
+            Verdict::answer(refusal(flags, protocol), 0, reason),
+        );
+    }
+    if reason != Reason::NewFlow {
+        return Verdict::drop(reason);
+    }
+    let own = backend.side.addr == entry.key.src.addr;
+    let places = place::decide(hook, packet.sent_by_host(), backend.flags, own);
+    entry.rewrite = Rewrite {
+        src: entry.key.src,
+        dst: backend.side,
+    };
+    entry.place = Place {
+        hooks: places.forward_hooks,
+        way: places.forward_way as u8,
+        service: value.service,
+        backend: backend.reference,
+    };
+    match places.source {
+        NewSource::Keep => {}
+        NewSource::Frontend => entry.rewrite.src.addr = entry.key.dst.addr,
+        NewSource::Node => {
+            let length = forward::wire_length(packet, header);
+            let route = tables.route::<F>(packet.ifindex(), F::Addr::default(), backend.side.addr, length);
+            let exit = forward::via(packet, header, &route);
+            if !exit.leaves {
+                return limited(tables, header, tcp_flags, exit.verdict);
+            }
+            entry.rewrite.src.addr = snat_address::<F, T>(tables, &route);
+            if entry.rewrite.src.addr == F::Addr::default() {
+                return Verdict::drop(Reason::NoRoute);
+            }
+        }
+    }
+    let datagram = if protocol == wire::UDP { DATAGRAM } else { 0 };
+    *flow_state = LIVE | datagram | state::observed(0, false, protocol, tcp_flags);
+    *task = if places.source == NewSource::Node {
+        Task::PairOwnPort
+    } else {
+        Task::Pair
+    };
+    Verdict::pass(Reason::NewFlow)
+}
+
+/// The stage that enters a flow in the table as [`begin`] or [`note`] decided.
+#[inline(always)]
+pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<F::Addr> {
+    let Work {
+        entry,
+        spare,
+        flow_state,
+        task,
+        ..
+    } = work;
+    let (hooks, way) = place::reply(entry.place.hooks, Way::from_number(entry.place.way));
+    let reply_place = Place {
+        hooks,
+        way: way as u8,
+        ..entry.place
+    };
+    if *task == Task::Reply {
+        if table::insert_reply(tables, entry, spare, reply_place, *flow_state) {
+            tables.count(Reason::Healed);
+        }
+        return Step::next(Stage::Translate);
+    }
+    let found = free_port(tables, entry, spare, *task == Task::PairOwnPort);
+    if found == Port::None {
+        return Step::done(Verdict::drop(Reason::PortsExhausted));
+    }
+    entry.rewrite.src.port = spare.key.dst.port;
+    let reply_stands = found == Port::ReplyStands;
+    match table::insert_pair(tables, entry, spare, reply_place, *flow_state, reply_stands) {
+        Inserted::Pair => {
+            tables.count(Reason::NewFlow);
+            Step::next(Stage::Translate)
+        }
+        Inserted::Conflict => Step::done(Verdict::drop(Reason::FlowBusy)),
+        Inserted::Full => Step::done(Verdict::drop(Reason::FlowTableFull)),
+    }
+}
+
+/// What came of the search for a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Port {
+    /// None is free.
+    None,
+    /// This one is free.
+    Free,
+    /// This one is the flow's already: its reply entry stands.
+    ReplyStands,
+}
+
+/// Finds the source port that makes the reply's key unique; leaves that key in `spare`.
+///
+/// The client's own port is tried first where it may stay; ports of ours start at a place that the flow's hash picks and walk
+/// from there. A port whose flow is closed is taken over.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own_port: bool) -> Port {
+    let first = tables.config(config::PORT_MIN) as u32;
+    let count = tables.config(config::PORT_COUNT) as u32;
+    let start = hash::scale(entry.key.hash(!tables.config(config::TABLE_SEED)), count);
+    spare.key = Key {
+        src: entry.rewrite.dst,
+        dst: entry.rewrite.src,
+        protocol: entry.key.protocol,
+    };
+    for i in 0..=PORT_TRIES {
+        let step = start + i * PORT_STEP;
+        let ours = (first + if step >= count { step - count } else { step }) as u16;
+        let port = if i == 0 && !own_port { entry.key.src.port } else { ours };
+        spare.key.dst.port = port;
+        let spot = table::locate(tables, &spare.key);
+        match spot.found {
+            Found::Nothing => return Port::Free,
+            Found::Entry => {
+                if table::is_twin(tables, &spot, &entry.key) {
+                    return Port::ReplyStands;
+                }
+                if own_port && spot.control.closed() {
+                    // Its forward half finds the reply half gone, and ends with its own time-out.
+                    spot.free::<F, T>(tables);
+                    return Port::Free;
+                }
+            }
+            Found::Busy => {}
+        }
+    }
+    Port::None
+}
+
+/// The address that a source-translated packet leaves with: the route's preferred source, else the device's; zero = none.
+#[inline(always)]
+fn snat_address<F: TableFamily, T: Tables>(tables: &T, route: &Route<F::Addr>) -> F::Addr {
+    if route.source != F::Addr::default() {
+        return route.source;
+    }
+    tables.device(route.ifindex).map_or(F::Addr::default(), |device| {
+        F::from_words(if F::V6 {
+            device.source_v6
+        } else {
+            [device.source_v4 as u64, 0]
+        })
+    })
+}

@@ -1,0 +1,247 @@
+//! The packet's way, in order. Everything a hook does starts in [`fast`]; the steps are in [`crate::steps`].
+//!
+//! ```text
+//! fast       parse → is it ours? → flow look-up ─hit, nothing to note→ way out → rewrite → go on
+//! note       a hit that changes state, age or hook: noted on both halves → translate; over or gone → begin; twin lost → enter
+//! begin      frontend → source class → backend → place → a way out exists → enter
+//! enter      port → both halves into the flow table → translate
+//! translate  flow look-up → way out → rewrite → go on
+//! control    ICMP: an error about a flow → translate both headers; ping to a VIP → answer
+//! answer     RST, ICMP error or echo reply built in the packet that asked
+//! ```
+//! Stages, because a kernel program has 512 bytes of stack: [`fast`] is all that an established flow needs; the others are
+//! reached by tail calls, few a flow. [`process`] is their composition.
+//!
+//! What the later stages need room for stands in a [`Work`] that the caller lends (in the kernel a per-CPU map value).
+//!
+//! Rules: find out that a packet is ours before dropping or answering anything; decide the way out before writing anything;
+//! an established flow costs one flow look-up; every return names a [`Reason`], which the caller counts.
+
+mod begin;
+mod control;
+mod gate;
+mod note;
+
+use crate::access::{Packet, TableFamily, Tables};
+use crate::family::Family;
+use crate::flow::slot::{Entry, Key};
+use crate::flow::state::{self, REPLY_HALF};
+use crate::flow::table::{self, Found};
+use crate::hash;
+use crate::layout::config;
+use crate::steps::parse::{self, Header, Part, Ports};
+use crate::verdict::{Action, Reason, Verdict};
+use crate::wire;
+use gate::{begins, has_bit};
+use note::{serving, translate};
+
+pub use begin::{PORT_TRIES, begin, enter};
+pub use control::{control, reply_in_place};
+pub use note::{note, translate_known};
+
+/// Stages that one packet may pass before it is given up (the kernel's own limit of tail calls is 33).
+const MAX_STAGES: usize = 8;
+
+/// The hooks, one bit each. A hook is a role of a device and a direction.
+pub struct Hook;
+
+impl Hook {
+    /// Ingress of a pod's host-side device.
+    pub const POD_IN: u8 = 1;
+    /// Egress of a pod's host-side device.
+    pub const POD_OUT: u8 = 2;
+    /// Ingress of an uplink or tunnel.
+    pub const UPLINK_IN: u8 = 4;
+    /// Egress of an uplink or tunnel.
+    pub const UPLINK_OUT: u8 = 8;
+    /// Egress of steer0.
+    pub const STEER_OUT: u8 = 16;
+    /// Egress of the loopback.
+    pub const LO_OUT: u8 = 32;
+
+    /// Hooks at which new flows begin.
+    pub const BEGINS: u8 = Self::POD_IN | Self::UPLINK_IN | Self::STEER_OUT | Self::LO_OUT;
+}
+
+/// A verdict on a packet of family `F`.
+type Decided<F> = Verdict<<F as Family>::Addr>;
+
+/// A later stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// None: the packet is decided.
+    Done,
+    /// [`note`].
+    Note,
+    /// [`begin`].
+    Begin,
+    /// [`enter`].
+    Enter,
+    /// [`translate_known`].
+    Translate,
+    /// [`control`].
+    Control,
+}
+
+/// What a stage made of a packet; all of it always set (see [`Verdict`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step<N> {
+    /// The stage that has to look at it next, the packet being untouched; [`Stage::Done`] where it is decided.
+    pub next: Stage,
+    /// The verdict, for [`Stage::Done`]; the packet is rewritten where need be.
+    pub verdict: Verdict<N>,
+}
+
+impl<N: Default> Step<N> {
+    /// Decided.
+    #[inline(always)]
+    pub fn done(verdict: Verdict<N>) -> Self {
+        Self {
+            next: Stage::Done,
+            verdict,
+        }
+    }
+
+    /// On to another stage.
+    #[inline(always)]
+    pub fn next(next: Stage) -> Self {
+        Self {
+            next,
+            verdict: Verdict::drop(Reason::StageMissing),
+        }
+    }
+}
+
+/// Room for the later stages, and what one leaves for the next; nothing in it outlives the packet.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Work<F: Family> {
+    /// The packet's headers.
+    pub header: Header<F>,
+    /// Its ports.
+    pub ports: Ports,
+    /// The flow entry at hand.
+    pub entry: Entry<F>,
+    /// Another entry: the twin, or one that is evicted.
+    pub spare: Entry<F>,
+    /// For [`enter`]: the state that the entry begins with.
+    pub flow_state: u16,
+    /// For [`enter`]: what is to be entered.
+    pub task: Task,
+}
+
+/// What [`enter`] has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Enter both halves; the client's port stays if it can.
+    Pair,
+    /// Enter both halves with a port of ours.
+    PairOwnPort,
+    /// Enter the reply half again.
+    Reply,
+}
+
+impl<F: Family> Work<F> {
+    /// Room with nothing in it.
+    pub fn empty() -> Self {
+        Self {
+            header: Header::empty(),
+            ports: Ports::default(),
+            entry: Entry::empty(),
+            spare: Entry::empty(),
+            flow_state: 0,
+            task: Task::Pair,
+        }
+    }
+}
+
+/// All stages: what the programs of a hook do together.
+pub fn process<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
+    packet: &mut P,
+    tables: &T,
+    l3: usize,
+) -> Decided<F> {
+    let mut work = Work::<F>::empty();
+    let mut step = fast::<F, P, T, HOOK>(packet, tables, l3);
+    for _ in 0..MAX_STAGES {
+        step = match step.next {
+            Stage::Done => break,
+            Stage::Note => note(packet, tables, &mut work, l3, HOOK),
+            Stage::Begin => begin(packet, tables, &mut work, l3, HOOK),
+            Stage::Enter => enter(tables, &mut work),
+            Stage::Translate => Step::done(translate_known(packet, tables, &mut work, l3)),
+            Stage::Control => Step::done(control(packet, tables, &mut work, l3, HOOK)),
+        };
+    }
+    let verdict = step.verdict;
+    tables.count(verdict.reason);
+    if verdict.action != Action::Answer {
+        return verdict;
+    }
+    let answered = reply_in_place(packet, tables, &mut work, l3, HOOK, verdict.answer, verdict.mtu);
+    if answered.action == Action::Drop {
+        tables.count(answered.reason);
+    }
+    Verdict {
+        reason: verdict.reason,
+        ..answered
+    }
+}
+
+/// First stage. The IP header starts at `l3`.
+#[inline(always)]
+pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
+    packet: &mut P,
+    tables: &T,
+    l3: usize,
+) -> Step<F::Addr> {
+    let mut header = Header::empty();
+    if !parse::header::<F, P>(packet, l3, &mut header) {
+        return Step::done(Verdict::pass(Reason::NotParsed));
+    }
+    if header.protocol == F::ICMP {
+        return Step::next(Stage::Control);
+    }
+    let begins = begins::<F, T>(tables, header.dst, HOOK);
+    if !begins && !has_bit(hash::bit::<F>(header.src), |word| tables.reply_bits(word)) {
+        return Step::done(Verdict::pass(Reason::NotOurs));
+    }
+    if header.protocol != wire::TCP && header.protocol != wire::UDP || header.fragment.part != Part::Whole {
+        return Step::next(Stage::Note);
+    }
+    let Some(ports) = parse::ports(packet, header.l4, header.protocol) else {
+        return Step::done(Verdict::pass(Reason::NotParsed));
+    };
+    let key = Key {
+        src: header.src_side(ports),
+        dst: header.dst_side(ports),
+        protocol: header.protocol,
+    };
+    let (spot, read) = table::find::<F, T>(tables, &key, key.hash(tables.config(config::TABLE_SEED)));
+    let Some((rewrite, place)) = read else {
+        return match spot.found {
+            Found::Nothing if begins => Step::next(Stage::Begin),
+            Found::Nothing => Step::done(Verdict::pass(Reason::NotOurs)),
+            Found::Busy | Found::Entry => Step::done(Verdict::drop(Reason::FlowBusy)),
+        };
+    };
+    let entry = Entry { key, rewrite, place };
+    let reply = spot.control.state & REPLY_HALF != 0;
+    if entry.place.hooks & HOOK == 0 {
+        let lift = HOOK == Hook::POD_IN && tables.config(config::FLAGS) & config::FLAG_BRIDGES != 0;
+        return if reply && !lift {
+            Step::done(Verdict::pass(Reason::OtherHook))
+        } else {
+            Step::next(Stage::Note)
+        };
+    }
+    let unremarkable = state::observed(spot.control.state, reply, key.protocol, ports.tcp_flags) == 0
+        && (spot.control.age(tables.now()) as u64) < tables.config(config::HZ)
+        && !spot.control.closed()
+        && (key.protocol != wire::UDP || reply || serving(tables, entry.place.backend));
+    if !unremarkable {
+        return Step::next(Stage::Note);
+    }
+    Step::done(translate(packet, tables, &header, ports, &entry, reply))
+}
