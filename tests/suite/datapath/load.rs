@@ -9,6 +9,7 @@ use lb_tests::tiny_program::TinyProgram;
 use steerway::datapath::load::{LoadError, LoadReport, OBJECT, load};
 use steerway::datapath::pins::PinError;
 
+use super::stand_in::STAND_IN;
 use super::{Site, block_in, options};
 
 fn id(site: &Site, name: &str) -> u32 {
@@ -54,6 +55,22 @@ fn maps_and_what_they_hold_live_on() {
         fs::read_link(site.pins.root().join("layout")).unwrap().to_str(),
         Some("steerway-layout-1")
     );
+}
+
+#[test]
+fn the_agent_s_own_object_is_loaded_and_its_maps_live_on() {
+    let site = Site::new("own");
+    let first = load(OBJECT, &site.pins, &options(256))
+        .expect("the agent's programs")
+        .report;
+    assert!(
+        first.created.len() > 15 && first.created.contains(&"flows_v6".to_owned()),
+        "{first:?}"
+    );
+    let second = load(OBJECT, &site.pins, &options(256))
+        .expect("the agent's programs")
+        .report;
+    assert_eq!(second.reused, first.created);
 }
 
 #[test]
@@ -161,7 +178,7 @@ fn a_failed_load_leaves_the_pins_whole() {
     let site = Site::new("failed");
     drop(site.load().expect("a first load"));
     let before = [id(&site, "config"), id(&site, "flows_v4")];
-    let truncated = &OBJECT[..OBJECT.len() / 2];
+    let truncated = &STAND_IN[..STAND_IN.len() / 2];
     // Another size, so that a success would replace the flow tables.
     assert!(load(truncated, &site.pins, &options(512)).is_err());
     assert!(matches!(load(&[], &site.pins, &options(512)), Err(LoadError::NoObject)));

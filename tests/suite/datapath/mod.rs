@@ -8,6 +8,7 @@ mod interfaces;
 mod load;
 mod probe;
 mod routes;
+mod stand_in;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -19,12 +20,14 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use lb_tests::netns::Netns;
 use steerway::datapath::attach::{Attacher, Hook, Kind, Trust};
 use steerway::datapath::interfaces::{InterfaceTable, Rules, snapshot};
-use steerway::datapath::load::{LoadError, LoadOptions, Loaded, OBJECT, ProgramName, load};
+use steerway::datapath::load::{LoadError, LoadOptions, Loaded, ProgramName, load};
 use steerway::datapath::pins::{BPFFS, PinDir, mount_bpffs};
 use steerway::datapath::probe::Features;
 use steerway::datapath::run_dir::RunDir;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+
+use self::stand_in::STAND_IN;
 
 /// The node's end of the first pod's link.
 const POD_LINK: &str = "pod0";
@@ -95,7 +98,7 @@ impl Site {
     }
 
     fn load_sized(&self, flow_sets: u32) -> Result<Loaded, LoadError> {
-        load(OBJECT, &self.pins, &options(flow_sets))
+        load(&STAND_IN, &self.pins, &options(flow_sets))
     }
 
     /// An agent's start as far as it concerns this module: load, attach everywhere, without errors.
@@ -135,14 +138,11 @@ impl Site {
             .collect()
     }
 
-    /// Packets that our programs have counted so far, whatever they made of them.
-    fn packets(&self) -> u64 {
+    /// A counter of the programs, over all CPUs.
+    fn counter(&self, index: u32) -> u64 {
         let data = MapData::from_pin(self.pins.map("reasons")).expect("the counters");
         let counters: PerCpuArray<MapData, u64> = Map::PerCpuArray(data).try_into().expect("counters on each CPU");
-        counters
-            .iter()
-            .map(|values| values.expect("a counter").iter().sum::<u64>())
-            .sum()
+        counters.get(&index, 0).expect("a counter").iter().sum()
     }
 }
 

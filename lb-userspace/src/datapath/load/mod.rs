@@ -14,13 +14,14 @@ mod stages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
 
 use aya::maps::{Map, MapData, MapError, MapInfo};
 use aya::pin::PinError as AyaPinError;
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use lb_common::layout::{self, map};
 use serde::Serialize;
 use thiserror::Error;
@@ -91,11 +92,22 @@ pub enum LoadError {
     #[error("the kernel object has no {0}")]
     MissingProgram(&'static str),
     /// The verifier refused a program.
-    #[error("the kernel refuses the program {name}")]
+    #[error("the kernel refuses the program {name}; the verifier's last words: {log}")]
     Verify {
         /// The program.
         name: &'static str,
-        /// The cause, with the verifier's log.
+        /// The end of the verifier's log.
+        log: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A program cannot be loaded, for another reason.
+    #[error("cannot load the program {name}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The cause.
         #[source]
         source: ProgramError,
     },
@@ -187,17 +199,8 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
     }
     let mut ebpf = loader.load(object).map_err(LoadError::Maps)?;
     for name in ProgramName::ALL {
-        let program = ebpf
-            .program_mut(name.name())
-            .ok_or(LoadError::MissingProgram(name.name()))?;
-        <&mut SchedClassifier>::try_from(program)
-            .and_then(SchedClassifier::load)
-            .map_err(|source| LoadError::Verify {
-                name: name.name(),
-                source,
-            })?;
+        verify(&mut ebpf, name.name())?;
     }
-
     take_over(pins, &mark, &wanted)?;
     pins.create_folders()?;
     let stages = stages::install(&mut ebpf, pins)?;
@@ -225,6 +228,27 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
         maps,
         report,
     })
+}
+
+/// Lines of the verifier's log that an error quotes; the whole may be megabytes.
+const LOG_LINES: usize = 8;
+
+fn verify(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::MissingProgram(name))?;
+    match <&mut SchedClassifier>::try_from(program).and_then(SchedClassifier::load) {
+        Ok(()) => Ok(()),
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            let log = verifier_log.to_string();
+            let last: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
+            let log = last.into_iter().rev().collect::<Vec<_>>().join(" | ");
+            Err(LoadError::Verify {
+                name,
+                log,
+                source: io_error,
+            })
+        }
+        Err(source) => Err(LoadError::Program { name, source }),
+    }
 }
 
 /// Puts our mark on the directory. Maps of another layout go first: a stop in between must not leave them under our mark.

@@ -23,10 +23,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Loads the stages, fills the array and pins it. Returns the name of the pin.
 pub(super) fn install(ebpf: &mut Ebpf, pins: &PinDir) -> Result<String, LoadError> {
     for name in stage::PROGRAMS {
-        let program = ebpf.program_mut(name).ok_or(LoadError::MissingProgram(name))?;
-        <&mut SchedClassifier>::try_from(program)
-            .and_then(SchedClassifier::load)
-            .map_err(|source| LoadError::Verify { name, source })?;
+        super::verify(ebpf, name)?;
     }
     let failed = |source| LoadError::Stages { source };
     let map = ebpf
@@ -41,8 +38,8 @@ pub(super) fn install(ebpf: &mut Ebpf, pins: &PinDir) -> Result<String, LoadErro
         let program = ebpf.program(name).ok_or(LoadError::MissingProgram(name))?;
         let program: &SchedClassifier = program
             .try_into()
-            .map_err(|source| LoadError::Verify { name, source })?;
-        let fd = program.fd().map_err(|source| LoadError::Verify { name, source })?;
+            .map_err(|source| LoadError::Program { name, source })?;
+        let fd = program.fd().map_err(|source| LoadError::Program { name, source })?;
         array.set(index, fd, 0).map_err(failed)?;
     }
     let path = pins.stages().join(id.to_string());
