@@ -26,7 +26,7 @@ use crate::world::{CLUSTER_CIDR, NODE_CIDR, Node};
 const BPFFS: &str = "/sys/fs/bpf";
 const PINS: &str = "/sys/fs/bpf/steerway-tests";
 /// How long `wait_ready` lets the agent take.
-const READY_SECONDS: u32 = 10;
+const READY_SECONDS: u32 = 60;
 /// How long an agent may take to end after SIGTERM.
 const END_LIMIT: Duration = Duration::from_secs(10);
 

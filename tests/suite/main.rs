@@ -1,3 +1,4 @@
 //! All integration tests, in one binary: it links once, and `cargo test -p lb-tests --test suite` runs it as root.
 
+mod agent;
 mod harness;

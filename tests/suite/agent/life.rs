@@ -1,0 +1,175 @@
+//! Start, status, kill -9, restart that writes nothing, what the pins tell, SIGTERM, cleanup.
+
+use std::net::SocketAddr;
+
+use lb_tests::agent::Agent;
+use lb_tests::assert::OnFailure;
+use lb_tests::traffic::{Server, distribution};
+use lb_tests::world::World;
+use serde_json::Value;
+
+use super::{TARGET, WEB, failed, field, folder, published, succeeded};
+
+fn web_address() -> SocketAddr {
+    WEB.parse().expect("an address")
+}
+
+#[test]
+fn a_started_agent_forwards_and_tells_what_it_does() {
+    let world = World::builder().build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2", "pod2-1"]);
+    let servers = ["pod1-2", "pod2-1"].map(|name| Server::tcp(world.pod(name), name, (world.pod(name).ip4, TARGET)));
+    let mut agent = Agent::start(world.node(1), &folder, &[]);
+    agent.wait_ready();
+    let status = agent.json(&["status"]);
+    assert_eq!(status["ready"], true, "{status:#}");
+    assert_eq!(status["agent"]["pid"], agent.pid().expect("a process"), "{status:#}");
+    assert_eq!(status["source"]["services"], 1);
+    let mut hooked = field(&status["attachments"], "interface");
+    hooked.dedup();
+    for interface in ["lo", "eth0", "veth-pod1-1", "veth-pod1-2", "steer0"] {
+        assert!(hooked.contains(&interface), "{interface} of {hooked:?}");
+    }
+
+    let reached = distribution(world.pod("pod1-1"), web_address(), 40);
+    assert_eq!(reached.values().sum::<usize>(), 40, "{reached:?}");
+    assert_eq!(reached.len(), servers.len(), "{reached:?}");
+    let status = agent.json(&["status"]);
+    assert!(
+        status["reasons"]["new_flow"].as_u64() >= Some(40),
+        "{:#}",
+        status["reasons"]
+    );
+
+    let services = agent.json(&["services", "default/web"]);
+    let endpoints = &services[0]["endpoints"];
+    assert_eq!(field(endpoints, "state"), ["Ready", "Ready"]);
+    assert_eq!(field(endpoints, "node"), ["node1", "node2"]);
+    let flows = agent.json(&[
+        "flows",
+        "--service",
+        "web",
+        "--client",
+        &world.pod("pod1-1").ip4.to_string(),
+    ]);
+    assert_eq!(flows.as_array().map(Vec::len), Some(40), "{flows:#}");
+    assert!(
+        flows
+            .as_array()
+            .into_iter()
+            .flatten()
+            .all(|flow| flow["frontend"] == WEB),
+        "{flows:#}"
+    );
+}
+
+#[test]
+fn killed_and_started_again_it_writes_nothing_and_the_pins_tell_the_state_meanwhile() {
+    let world = World::builder().build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2"]);
+    let pod = world.pod("pod1-2");
+    let _server = Server::tcp(pod, "pod1-2", (pod.ip4, TARGET));
+    let mut agent = Agent::start(world.node(1), &folder, &[]);
+    agent.wait_ready();
+    assert_eq!(distribution(world.pod("pod1-1"), web_address(), 5)["pod1-2"], 5);
+    let known = agent.json(&["services"]);
+    let before = published(agent.pin_dir());
+
+    agent.kill9();
+    assert_eq!(distribution(world.pod("pod1-1"), web_address(), 5)["pod1-2"], 5);
+    let status = agent.json(&["status"]);
+    assert_eq!(
+        (&status["agent"], &status["ready"]),
+        (&Value::Null, &Value::Bool(false)),
+        "{status:#}"
+    );
+    assert_eq!(field(&status["notReady"], "cause"), ["AgentStopped"]);
+    assert!(
+        field(&status["attachments"], "interface").contains(&"veth-pod1-1"),
+        "{status:#}"
+    );
+    assert!(
+        status["reasons"]["new_flow"].as_u64() >= Some(10),
+        "{:#}",
+        status["reasons"]
+    );
+    let pinned = agent.json(&["services"]);
+    for field in [
+        "namespace",
+        "name",
+        "portName",
+        "frontends",
+        "internalTrafficPolicy",
+        "externalTrafficPolicy",
+    ] {
+        assert_eq!(pinned[0][field], known[0][field], "{field}");
+    }
+    assert_eq!(
+        field(&pinned[0]["endpoints"], "address"),
+        field(&known[0]["endpoints"], "address")
+    );
+    assert_eq!(agent.json(&["flows"]).as_array().map(Vec::len), Some(10));
+    failed(
+        &agent.cli(&["status", "--wait", "1"]),
+        "no agent runs for this pin folder",
+    );
+
+    agent.restart();
+    agent.wait_ready();
+    let status = agent.json(&["status"]);
+    assert_eq!(
+        status["reconcile"]["operations"],
+        0,
+        "{:#}\n{}",
+        status["reconcile"],
+        agent.log()
+    );
+    assert_eq!(published(agent.pin_dir()), before);
+    assert_eq!(distribution(world.pod("pod1-1"), web_address(), 5)["pod1-2"], 5);
+}
+
+#[test]
+fn sigterm_ends_it_and_leaves_forwarding() {
+    let world = World::builder().build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2"]);
+    let pod = world.pod("pod1-2");
+    let _server = Server::tcp(pod, "pod1-2", (pod.ip4, TARGET));
+    let mut agent = Agent::start(world.node(1), &folder, &[]);
+    agent.wait_ready();
+    assert!(agent.terminate().success());
+    assert_eq!(distribution(world.pod("pod1-1"), web_address(), 5)["pod1-2"], 5);
+}
+
+#[test]
+fn cleanup_is_refused_while_it_runs_and_leaves_no_trace_afterwards() {
+    let world = World::builder().build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2"]);
+    let node = world.node(1);
+    let state = || {
+        let commands = [
+            "ip -br link show",
+            "ip -4 route show table all",
+            "ip -6 route show table all",
+            "bpftool net show",
+        ];
+        let run = |command: &str| node.ns.ok(&command.split_whitespace().collect::<Vec<_>>());
+        commands.map(run).join("\n")
+    };
+    let before = state();
+    let mut agent = Agent::start(node, &folder, &[]);
+    agent.wait_ready();
+    assert_ne!(state(), before);
+    failed(&agent.cli(&["cleanup", "--wait", "0"]), "belongs to another agent");
+    agent.terminate();
+    succeeded(&agent.cli(&["cleanup"]));
+    assert_eq!(state(), before);
+    assert!(!agent.pin_dir().exists());
+    failed(&agent.cli(&["status"]), "no agent runs");
+    let again = agent.cli(&["cleanup"]);
+    succeeded(&again);
+    assert_eq!(String::from_utf8_lossy(&again.stdout), "nothing to remove\n");
+}
