@@ -5,7 +5,7 @@
 //! <pin-dir>/maps/<name>                     maps
 //! <pin-dir>/links/<ifindex>-<ifname>-in     tcx links; `.` and `%` of the name as `%2e`, `%25` (bpffs refuses dots)
 //! <pin-dir>/links/<ifindex>-<ifname>-out
-//! <pin-dir>/stages/<map id>                 program arrays, one a load (see load/stages.rs)
+//! <pin-dir>/stages/[new-]<map id>           program arrays, one a load (see load/stages.rs)
 //! ```
 //!
 //! The mark is written before anything else, so a directory that has entries but no mark is either damaged or somebody

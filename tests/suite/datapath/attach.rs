@@ -4,7 +4,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, MapData};
 use aya::programs::TcAttachType;
@@ -133,18 +133,25 @@ fn stages_of_former_loads_are_removed_and_the_current_ones_stay() {
             .count()
     };
     for _ in 0..3 {
-        // Loaded and never attached, as by an agent that died in between.
+        // Loaded and never attached, as by agents that died in between.
         drop(site.load().expect("programs"));
+        assert_eq!(stages(), 1);
     }
     drop(site.attach(Kind::Tcx));
-    assert_eq!(stages(), 4, "removed by a process that has ended");
+    assert_eq!(stages(), 1, "new ones were never used");
+    drop(site.load().expect("programs"));
+    assert_eq!(stages(), 2, "those in use stay");
     let (loaded, pins, run_dir) = (site.load().expect("programs"), site.pins.clone(), site.run_dir.clone());
     site.block(|| async move {
         let mut attacher = Attacher::new(loaded.programs, pins, run_dir, Kind::Tcx).expect("netlink");
         assert!(attacher.apply(&table().await, Trust::Known).await.is_empty());
-        tokio::time::sleep(Duration::from_millis(1200)).await;
+        assert_eq!(stages(), 2, "packets may still be on their way");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while stages() != 1 {
+            assert!(Instant::now() < deadline, "{} are left", stages());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     });
-    assert_eq!(stages(), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! After cleanup the node is as it was before the agent, whatever of it was left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use steerway::datapath::steer::{RouteNeeds, SteerDevice, VipRoutes};
 
 use super::{Site, UPLINK, table};
 
-/// All that the node shows of itself.
-fn state(site: &Site) -> String {
+/// All that the node shows of itself, one fact a line.
+fn state(site: &Site) -> BTreeSet<String> {
     let mut text = String::new();
     for command in [
         "ip -d link show",
@@ -32,7 +33,15 @@ fn state(site: &Site) -> String {
         }
     }
     text.push_str(&site.node.ok(&["sysctl", "-a", "--pattern", "^net.ipv[46].(conf|ip_)"]));
-    text
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The node is as it was.
+#[track_caller]
+fn check_state(site: &Site, before: &BTreeSet<String>) {
+    let now = state(site);
+    let differences: Vec<_> = now.symmetric_difference(before).collect();
+    assert!(differences.is_empty(), "{differences:#?}");
 }
 
 /// An agent's whole footprint; nothing of it runs any more.
@@ -85,7 +94,7 @@ fn check_nothing_is_left(kind: Kind) {
             "{what}: {report:#?}"
         );
     }
-    assert_eq!(state(&site), before);
+    check_state(&site, &before);
     assert!(!site.pins.root().exists() && !site.run_dir.root().exists());
     assert_eq!(clean(&site).expect("a second report"), CleanupReport::default());
 }
@@ -149,7 +158,7 @@ fn a_running_agent_is_not_cleaned_up_after() {
         matches!(result, Err(CleanupError::Pins(PinError::Held { .. }))),
         "{result:?}"
     );
-    assert_eq!(state(&site), before);
+    check_state(&site, &before);
     clean(&site).expect("a report");
 }
 

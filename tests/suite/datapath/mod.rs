@@ -13,10 +13,12 @@ mod stand_in;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use std::{fs, process};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TcAttachType};
+use lb_tests::assert::eventually;
 use lb_tests::netns::Netns;
 use steerway::datapath::attach::{Attacher, Hook, Kind, Trust};
 use steerway::datapath::interfaces::{InterfaceTable, Rules, snapshot};
@@ -74,6 +76,14 @@ impl Site {
             "address add 10.1.0.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.1.0.1\n\
              neighbour add 10.1.0.1 lladdr {POD_LINK_MAC} dev eth0 nud permanent\n"
         ));
+        eventually(Duration::from_secs(5), "the links are up", || {
+            let shown = node.ip("-o link show type veth");
+            if shown.matches("state UP").count() == 2 {
+                Ok(())
+            } else {
+                Err(shown)
+            }
+        });
         let files = tempfile::tempdir().expect("a temporary directory");
         let run_dir = RunDir::new(files.path().join("run"));
         run_dir.create().expect("a run directory");

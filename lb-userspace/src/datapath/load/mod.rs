@@ -28,7 +28,7 @@ use thiserror::Error;
 
 pub use programs::{ProgramName, Programs};
 pub use reuse::{Fate, Shape};
-pub(super) use stages::retire_others;
+pub(super) use stages::{begin_use, retire_others};
 
 use super::pins::{Mark, PinDir, PinError, remove_if_there};
 use super::probe::Features;
