@@ -29,6 +29,9 @@ pub trait Slots: Copy {
     fn set(self, index: u32) -> Option<Self::Set>;
 }
 
+/// The most bytes that [`Packet::sum`] sums.
+pub const SUM_BYTES: usize = 160;
+
 /// The packet under the hook. Offsets are from its first byte (the link header, where there is one).
 ///
 /// Words and halves are native-endian loads of wire bytes; the machine is little-endian, so a word's low byte comes first.
@@ -45,6 +48,9 @@ pub trait Packet {
     /// Applies deltas to the TCP or UDP checksum at `offset`: `address` is the change of the pseudo header, `ports` that of
     /// the segment. A checksum that is still to be computed by the device holds the pseudo header alone.
     fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()>;
+    /// Ones' complement sum (RFC 1071) of `length` bytes at `offset`, not folded; `length` is a multiple of four up to
+    /// [`SUM_BYTES`].
+    fn sum(&self, offset: usize, length: usize) -> Option<u64>;
     /// Length of the packet in bytes.
     fn length(&self) -> usize;
     /// Payload bytes of each segment that the packet becomes on the wire; 0 where it stays whole.
@@ -121,6 +127,16 @@ pub trait Tables: Sized {
     #[inline(always)]
     fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16) -> Half {
         table::insert(self, entry, spare, state)
+    }
+    /// [`table::choose`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn choose<F: TableFamily>(&self, hash: u64, into: &mut Spot) -> bool {
+        table::choose::<F, Self>(self, hash, into)
+    }
+    /// [`table::settle`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
+        table::settle(self, entry, own)
     }
     /// Configuration word.
     fn config(&self, word: usize) -> u64;

@@ -278,6 +278,19 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn choose<F: TableFamily>(&self, hash: u64, into: &mut Spot) -> bool {
+        let into = &raw mut *into;
+        F::pick(|| choose_v4(hash, into), || choose_v6(hash, into)) != 0
+    }
+
+    #[inline(always)]
+    fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
+        let (entry, own) = (&raw const *entry, &raw const *own);
+        // As in `scan`.
+        Half::from_number(F::pick(|| settle_v4(entry.cast(), own), || settle_v6(entry.cast(), own)))
+    }
+
+    #[inline(always)]
     fn config(&self, word: usize) -> u64 {
         CONFIG.get(0).map_or(0, |words| words[word & (config::WORDS - 1)])
     }
@@ -461,6 +474,42 @@ macro_rules! insert {
         }
     };
 }
+
+/// As [`scan`], for choosing a slot.
+macro_rules! choose {
+    ($name:ident, $family:ty) => {
+        #[doc = "`table::choose` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(hash: u64, into: *mut Spot) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
+            let Some(into) = (unsafe { into.as_mut() }) else { return 0 };
+            table::choose::<$family, _>(&KernelTables { ctx: core::ptr::null_mut() }, hash, into) as u32
+        }
+    };
+}
+
+choose!(choose_v4, V4);
+choose!(choose_v6, V6);
+
+/// As [`scan`], for settling two equal entries.
+macro_rules! settle {
+    ($name:ident, $family:ty) => {
+        #[doc = "`table::settle` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        extern "C" fn $name(entry: *const Entry<$family>, own: *const Spot) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (Some(entry), Some(own)) = (unsafe { entry.as_ref() }, unsafe { own.as_ref() }) else {
+                return Half::Stands as u32;
+            };
+            table::settle(&KernelTables { ctx: core::ptr::null_mut() }, entry, own) as u32
+        }
+    };
+}
+
+settle!(settle_v4, V4);
+settle!(settle_v6, V6);
 
 insert!(insert_v4, V4);
 insert!(insert_v6, V6);

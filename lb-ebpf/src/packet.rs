@@ -10,14 +10,21 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::macros::btf_map;
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_pull_data,
 };
-use lb_common::access::Packet;
+use lb_common::access::{Packet, SUM_BYTES};
 
 /// 1 where `bpf_l4_csum_replace` knows `BPF_F_IPV6` (an IPv6 address change leaves a whole-packet sum as it is).
 #[unsafe(no_mangle)]
 static CSUM_IPV6: Global<u32> = Global::new(0);
+
+/// Room for the bytes that are summed.
+#[btf_map(name = "sum")]
+static SUM_ROOM: PerCpuArray<[u64; SUM_BYTES / 8], 1> = PerCpuArray::new();
 
 const PSEUDO_HEADER: u64 = 0x10;
 const MARK_MANGLED_ZERO: u64 = 0x20;
@@ -218,6 +225,24 @@ impl Packet for Skb {
             }
         }
         Some(())
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: usize, length: usize) -> Option<u64> {
+        let room = SUM_ROOM.get_ptr_mut(0)?;
+        if length == 0 || length > SUM_BYTES {
+            return None;
+        }
+        // SAFETY: a per-CPU value that nothing else uses while this program runs.
+        unsafe { room.write([0; SUM_BYTES / 8]) };
+        // SAFETY: `room` is SUM_BYTES long and the length was checked against that.
+        let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, room.cast(), length as u32) };
+        if failed != 0 {
+            return None;
+        }
+        // SAFETY: the sum is taken over the whole room; what was not loaded is zero.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, room.cast(), SUM_BYTES as u32, 0) };
+        (sum >= 0).then_some(sum as u64)
     }
 
     #[inline(always)]

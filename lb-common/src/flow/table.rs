@@ -108,37 +108,31 @@ pub enum Inserted {
     Full,
 }
 
-/// Finds `key` and reads its entry's rewrite and place; `hash` is the key's hash under the table's seed.
+/// Finds `key` and reads its entry's rewrite and place, in one pass; `hash` is the key's hash under the table's seed.
+/// [`Found::Busy`]: a slot was changing; [`locate`] looks again.
 #[inline(always)]
-pub fn find<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, hash: u64) -> (Spot, Option<(Rewrite<F>, Place)>) {
+pub fn find<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, hash: u64) -> (Found, Control, Option<(Rewrite<F>, Place)>) {
     let table = tables.flows::<F>();
-    let sets = candidates(hash, table.mask());
-    for _ in 0..TRIES {
-        let mut changing = false;
-        for index in sets {
-            let Some(set) = table.set(index) else {
-                return (Spot::none(Found::Nothing), None);
-            };
-            for i in 0..SET_SLOTS {
-                let base = probe(hash, i) * F::SLOT_WORDS;
-                let control = Control::from_word(set.load(base));
-                if control.phase() == LIVE {
-                    if slot::holds(set, base, control.version, key) {
-                        match slot::read(set, base, control.version) {
-                            Some(read) => return (Spot::new(index, base, control), Some(read)),
-                            None => changing = true,
-                        }
-                    }
-                } else if control.phase() == BUSY && control.last_seen == tag(hash) {
-                    changing = true;
+    let nothing = Control { version: 0, state: 0, last_seen: 0 };
+    let mut found = Found::Nothing;
+    for index in candidates(hash, table.mask()) {
+        let Some(set) = table.set(index) else { break };
+        for i in 0..SET_SLOTS {
+            let base = probe(hash, i) * F::SLOT_WORDS;
+            let control = Control::from_word(set.load(base));
+            if control.phase() == LIVE {
+                if slot::holds(set, base, control.version, key) {
+                    return match slot::read(set, base, control.version) {
+                        Some(read) => (Found::Entry, control, Some(read)),
+                        None => (Found::Busy, nothing, None),
+                    };
                 }
+            } else if control.phase() == BUSY && control.last_seen == tag(hash) {
+                found = Found::Busy;
             }
         }
-        if !changing {
-            return (Spot::none(Found::Nothing), None);
-        }
     }
-    (Spot::none(Found::Busy), None)
+    (found, nothing, None)
 }
 
 /// Finds the key of `entry` and completes the entry; for the later stages.
@@ -299,7 +293,7 @@ pub fn insert<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &m
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
     for _ in 0..INSERT_TRIES {
         let mut spot = Spot::none(Found::Nothing);
-        if !choose::<F, T>(tables, hash, &mut spot) {
+        if !tables.choose::<F>(hash, &mut spot) {
             return Half::Full;
         }
         let Some(set) = tables.flows::<F>().set(spot.set) else {
@@ -327,7 +321,7 @@ pub fn insert<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &m
         };
         spot.swap::<F, T>(tables, live);
         spot.control = live;
-        return settle(tables, entry, &spot, hash);
+        return tables.settle(entry, &spot);
     }
     Half::Full
 }
@@ -345,9 +339,9 @@ fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>) {
 /// The slot for a newcomer (false where there is none): free, else expired, else the least valuable that a newcomer may displace.
 ///
 /// A settled flow is never displaced. Among established but unsettled flows the newest goes first (a flood of whole handshakes
-/// is its own victim), in every other class the oldest.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, into: &mut Spot) -> bool {
+/// is its own victim), in every other class the oldest. Called through [`Tables::choose`].
+#[inline(always)]
+pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, into: &mut Spot) -> bool {
     let table = tables.flows::<F>();
     let now = tables.now();
     let mut best_rank = u64::MAX;
@@ -387,9 +381,10 @@ fn rank<T: Tables>(tables: &T, control: Control, now: u32) -> u64 {
     }
 }
 
-/// After publishing: frees the later of two entries with equal keys.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spot, hash: u64) -> Half {
+/// After publishing: frees the later of two entries with equal keys. Called through [`Tables::settle`].
+#[inline(always)]
+pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spot) -> Half {
+    let hash = entry.key.hash(tables.config(config::TABLE_SEED));
     let table = tables.flows::<F>();
     let sets = candidates(hash, table.mask());
     let mut own_seen = false;

@@ -218,16 +218,16 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         dst: header.dst_side(ports),
         protocol: header.protocol,
     };
-    let (spot, read) = table::find::<F, T>(tables, &key, key.hash(tables.config(config::TABLE_SEED)));
+    let (found, control, read) = table::find::<F, T>(tables, &key, key.hash(tables.config(config::TABLE_SEED)));
     let Some((rewrite, place)) = read else {
-        return match spot.found {
+        return match found {
             Found::Nothing if begins => Step::next(Stage::Begin),
             Found::Nothing => Step::done(Verdict::pass(Reason::NotOurs)),
-            Found::Busy | Found::Entry => Step::done(Verdict::drop(Reason::FlowBusy)),
+            Found::Busy | Found::Entry => Step::next(Stage::Note),
         };
     };
     let entry = Entry { key, rewrite, place };
-    let reply = spot.control.state & REPLY_HALF != 0;
+    let reply = control.state & REPLY_HALF != 0;
     if entry.place.hooks & HOOK == 0 {
         let lift = HOOK == Hook::POD_IN && tables.config(config::FLAGS) & config::FLAG_BRIDGES != 0;
         return if reply && !lift {
@@ -236,9 +236,9 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
             Step::next(Stage::Note)
         };
     }
-    let unremarkable = state::observed(spot.control.state, reply, key.protocol, ports.tcp_flags) == 0
-        && (spot.control.age(tables.now()) as u64) < tables.config(config::HZ)
-        && !spot.control.closed()
+    let unremarkable = state::observed(control.state, reply, key.protocol, ports.tcp_flags) == 0
+        && (control.age(tables.now()) as u64) < tables.config(config::HZ)
+        && !control.closed()
         && (key.protocol != wire::UDP || reply || serving(tables, entry.place.backend));
     if !unremarkable {
         return Step::next(Stage::Note);

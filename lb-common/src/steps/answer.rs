@@ -6,7 +6,7 @@
 //! to the device (the field then holds the pseudo header's sum), the device will still fill it in inside the quotation, so the
 //! value that it will write is summed instead of the one that stands there.
 
-use crate::access::Packet;
+use crate::access::{Packet, SUM_BYTES};
 use crate::checksum;
 use crate::family::Family;
 use crate::steps::parse::{Header, Part};
@@ -16,8 +16,7 @@ use crate::wire;
 
 /// Longest IP header with extensions that is quoted.
 const MAX_QUOTED_HEADER: usize = 120;
-/// Words that a quotation may have.
-const MAX_QUOTED_WORDS: usize = (MAX_QUOTED_HEADER + wire::TCP_LEN) / 4;
+const _: () = assert!(MAX_QUOTED_HEADER + wire::TCP_LEN <= SUM_BYTES);
 /// Time to live of what we answer.
 const TTL: u32 = 64;
 
@@ -167,22 +166,11 @@ fn error<F: Family, P: Packet>(packet: &mut P, header: &Header<F>, kind: (u8, u8
     packet.insert(header.l3, added)?;
 
     let quote = header.l3 + added;
-    let mut sum = 0u64;
-    let mut transport_sum = 0u64;
-    for i in 0..MAX_QUOTED_WORDS {
-        if i * 4 >= quoted_len {
-            break;
-        }
-        let word = packet.words::<1>(quote + i * 4)?[0] as u64;
-        sum += word;
-        if i * 4 >= header_len {
-            transport_sum += word;
-        }
-    }
+    let mut sum = packet.sum(quote, quoted_len)?;
     if transport_len != 0 {
         let field = packet.half(quote + header_len + field_at)?;
         if left_to_device(header, field) {
-            let final_field = checksum::finish(transport_sum);
+            let final_field = checksum::finish(packet.sum(quote + header_len, transport_len)?);
             let final_field = if final_field == 0 { 0xffff } else { final_field };
             sum += checksum::delta(field as u64, final_field as u64) as u64;
         }
