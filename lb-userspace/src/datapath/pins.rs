@@ -43,7 +43,10 @@ const LOCK_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug, Error)]
 pub enum PinError {
     /// The directory is not on a BPF file system.
-    #[error("{} is not on a BPF file system: mount one (mount -t bpf bpf {BPFFS}) or choose a directory below {BPFFS}", .0.display())]
+    #[error(
+        "{} is not on a BPF file system: mount one (mount -t bpf bpf {BPFFS}) or choose a directory below {BPFFS}",
+        .0.display()
+    )]
     NotBpffs(PathBuf),
     /// A new directory has a dot in its name.
     #[error("{}: a BPF file system refuses names with a dot: choose another pin directory", .0.display())]

@@ -155,6 +155,33 @@ fn stages_of_former_loads_are_removed_and_the_current_ones_stay() {
 }
 
 #[test]
+fn a_removed_pin_of_the_stages_in_use_is_put_back() {
+    let site = Site::new("stages-pin");
+    let mut attacher = site.attach(Kind::Tcx);
+    let folder = site.pins.root().join("stages");
+    let name = fs::read_dir(&folder)
+        .expect("the stages")
+        .flatten()
+        .next()
+        .expect("one")
+        .file_name();
+    fs::remove_file(folder.join(&name)).expect("the pin");
+    let lost = site.counter(LOST);
+    site.block(|| async move {
+        assert!(attacher.apply(&table().await, Trust::Known).await.is_empty());
+    });
+    assert!(folder.join(&name).exists());
+    site.pod.run(|| {
+        UdpSocket::bind("10.1.0.2:0")
+            .expect("a port")
+            .send_to(b"x", "10.1.0.1:9")
+            .expect("a datagram")
+    });
+    assert_eq!(site.counter(LOST), lost);
+    assert!(site.counter(PASSED) > 0);
+}
+
+#[test]
 fn our_program_is_first_at_ingress_and_last_at_egress_beside_others() {
     let site = Site::new("order");
     let mut foreign = [TinyProgram::marking(7, -1), TinyProgram::marking(8, -1)];

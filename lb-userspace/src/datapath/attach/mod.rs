@@ -25,7 +25,7 @@ use thiserror::Error;
 pub(super) use clsact::{filters, remove_filter, remove_own_qdisc};
 
 use super::interfaces::{Interface, InterfaceTable, Role};
-use super::load::{ProgramName, Programs, begin_use, retire_others};
+use super::load::{ProgramName, Programs, retire_others};
 use super::netlink::Netlink;
 use super::pins::PinDir;
 use super::run_dir::RunDir;
@@ -255,9 +255,9 @@ impl Attacher {
         let wanted: Vec<Target> = table.interfaces.iter().flat_map(targets).collect();
         let thorough = trust == Trust::Nothing || !std::mem::replace(&mut self.settled, true);
         let mut errors = Vec::new();
-        if let Err(source) = begin_use(&self.pins, self.programs.stages()) {
+        if let Err(source) = self.programs.use_begins(&self.pins) {
             let path = self.pins.stages().join(self.programs.stages());
-            return vec![AttachError::File { path, source }];
+            return vec![AttachError::Pin { path, source }];
         }
         for target in &wanted {
             let key = (target.ifindex, target.hook);

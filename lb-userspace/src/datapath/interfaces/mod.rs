@@ -1,8 +1,8 @@
 //! Which interfaces there are and what role each plays, as a pure function of a netlink dump and the operator's patterns.
 //!
 //! Precedence: `lo` and our own device > name patterns > **uplink** (carries a default route or an address of the Node) >
-//! **tunnel** (by kind) > **pod** (a veth whose peer lives in another network namespace) > not hooked. [`watch`] keeps the
-//! table current.
+//! **tunnel** (by kind) > **pod** (a veth whose peer lives in another network namespace) > not hooked.
+//! [`InterfaceWatch`] keeps the table current.
 
 mod dump;
 mod pattern;

@@ -1,6 +1,6 @@
 //! Loads the kernel object: maps re-used from their pins where they fit, every program verified, nothing attached yet.
 //!
-//! Order, so that a failure at any step leaves the former agent's pins whole: decide about each pinned map ([`reuse`]), create
+//! Order, so that a failure at any step leaves the former agent's pins whole: decide about each pinned map (`reuse.rs`), create
 //! the new ones unpinned, have every program verified, and only then put the new maps in place of the old. Programs that are
 //! still attached hold the old maps until their links are switched, so a replaced map never stops traffic; what it held
 //! starts anew. A crash in between leaves a directory that the next start handles the same way.
@@ -28,7 +28,8 @@ use thiserror::Error;
 
 pub use programs::{ProgramName, Programs};
 pub use reuse::{Fate, Shape};
-pub(super) use stages::{begin_use, retire_others};
+use stages::Stages;
+pub(super) use stages::retire_others;
 
 use super::pins::{Mark, PinDir, PinError, remove_if_there};
 use super::probe::Features;
@@ -203,7 +204,7 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
     }
     take_over(pins, &mark, &wanted)?;
     pins.create_folders()?;
-    let stages = stages::install(&mut ebpf, pins)?;
+    let stages = Stages::install(&mut ebpf, pins)?;
     let mut maps = BTreeMap::new();
     let mut report = LoadReport::default();
     for (name, fate) in fates {

@@ -1,7 +1,11 @@
 //! The programs of the kernel object that are attached to interfaces, by name.
 
 use aya::Ebpf;
+use aya::pin::PinError as AyaPinError;
 use aya::programs::{ProgramError, SchedClassifier};
+
+use super::stages::Stages;
+use crate::datapath::pins::PinDir;
 
 /// A program that is attached to interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,18 +60,23 @@ impl ProgramName {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    stages: String,
+    stages: Stages,
 }
 
 impl Programs {
     /// Takes over an object whose programs are loaded.
-    pub(super) fn new(ebpf: Ebpf, stages: String) -> Self {
+    pub(super) fn new(ebpf: Ebpf, stages: Stages) -> Self {
         Self { ebpf, stages }
     }
 
     /// Name of the pin of the program array that these programs use.
     pub(in crate::datapath) fn stages(&self) -> &str {
-        &self.stages
+        self.stages.name()
+    }
+
+    /// To be called before one of these programs is attached: makes sure that the program array stays.
+    pub(in crate::datapath) fn use_begins(&self, pins: &PinDir) -> Result<(), AyaPinError> {
+        self.stages.use_begins(pins)
     }
 
     /// A program to attach.

@@ -1,71 +1,96 @@
 //! The program array through which the attached programs reach their later stages by tail calls.
 //!
-//! Each load makes its own array and pins it as `<pin-dir>/stages/new-<map id>`, without the `new-` from the moment when the
-//! first hook may use it: programs of two loads never share one, so the stages that a packet passes are of one build.
-//! An array that still is new when another agent loads was never used and goes at once, however often agents die there. The pin is what keeps it alive, not the programs: the kernel empties a
-//! program array when the last file descriptor and pin are gone (`bpf_fd_array_map_clear`, kernel/bpf/arraymap.c), and then
-//! every packet that needs a later stage is dropped. Arrays of former loads are therefore removed only after every hook has
-//! been switched, and a while later, when no packet can still be on its way through them.
+//! Each load makes its own array and pins it as `<pin-dir>/stages/new-<map id>`, and without the `new-` from the moment when
+//! the first hook may use it. Programs of two loads never share one, so the stages that a packet passes are of one build.
+//! An array that still is new when another agent loads was never used and goes at once, however often agents die there.
+//!
+//! Pin and file descriptor keep the array alive, not the programs: the kernel empties a program array when the last of both
+//! is gone (`bpf_fd_array_map_clear`, kernel/bpf/arraymap.c), and then every packet that needs a later stage is dropped.
+//! Arrays of former loads are therefore removed only after every hook has been switched, and a while later, when no packet
+//! can still be on its way through them; and an agent puts back a pin that somebody removed.
 
 use std::fs;
 use std::io;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Map, ProgramArray};
+use aya::maps::{MapData, ProgramArray};
+use aya::pin::PinError as AyaPinError;
 use aya::programs::SchedClassifier;
 use lb_common::layout::{map, stage};
 
 use super::LoadError;
 use crate::datapath::pins::{PinDir, PinError, remove_if_there};
 
+const NEW: &str = "new-";
+
 /// A program runs for microseconds; this is for a machine that pauses.
 const DRAIN: Duration = Duration::from_secs(1);
 
-const NEW: &str = "new-";
-
-/// Loads the stages, fills the array and pins it. Returns the name that the pin will have.
-///
-/// The caller owns the pin directory: new arrays in it are of agents that have ended.
-pub(super) fn install(ebpf: &mut Ebpf, pins: &PinDir) -> Result<String, LoadError> {
-    for name in stage::PROGRAMS {
-        super::verify(ebpf, name)?;
-    }
-    let failed = |source| LoadError::Stages { source };
-    let map = ebpf
-        .take_map(map::STAGES)
-        .ok_or(LoadError::MissingProgram(map::STAGES))?;
-    let Map::ProgramArray(data) = &map else {
-        return Err(LoadError::MissingProgram(map::STAGES));
-    };
-    let id = data.info().map_err(failed)?.id();
-    let mut array = ProgramArray::try_from(map).map_err(failed)?;
-    for (index, name) in (0..).zip(stage::PROGRAMS) {
-        let program = ebpf.program(name).ok_or(LoadError::MissingProgram(name))?;
-        let program: &SchedClassifier = program
-            .try_into()
-            .map_err(|source| LoadError::Program { name, source })?;
-        let fd = program.fd().map_err(|source| LoadError::Program { name, source })?;
-        array.set(index, fd, 0).map_err(failed)?;
-    }
-    for name in pins.stage_names().map_err(PinError::io("list", &pins.stages()))? {
-        if name.starts_with(NEW) {
-            let path = pins.stages().join(name);
-            remove_if_there(&path).map_err(PinError::io("remove", &path))?;
-        }
-    }
-    let path = pins.stages().join(format!("{NEW}{id}"));
-    array.pin(&path).map_err(|source| LoadError::Pin { path, source })?;
-    Ok(id.to_string())
+/// The array of one load.
+#[derive(Debug)]
+pub(in crate::datapath) struct Stages {
+    /// Its id, the name of its pin.
+    name: String,
+    map: MapData,
 }
 
-/// Notes that hooks may use the array from now on.
-pub(in crate::datapath) fn begin_use(pins: &PinDir, current: &str) -> io::Result<()> {
-    let (new, used) = (
-        pins.stages().join(format!("{NEW}{current}")),
-        pins.stages().join(current),
-    );
-    if used.exists() { Ok(()) } else { fs::rename(new, used) }
+impl Stages {
+    /// Loads the stages, fills the array and pins it as new.
+    ///
+    /// The caller owns the pin directory: other new arrays in it are of agents that have ended.
+    pub(super) fn install(ebpf: &mut Ebpf, pins: &PinDir) -> Result<Self, LoadError> {
+        for name in stage::PROGRAMS {
+            super::verify(ebpf, name)?;
+        }
+        let failed = |source| LoadError::Stages { source };
+        let map = ebpf
+            .take_map(map::STAGES)
+            .ok_or(LoadError::MissingProgram(map::STAGES))?;
+        let mut array = ProgramArray::try_from(map).map_err(failed)?;
+        for (index, name) in (0..).zip(stage::PROGRAMS) {
+            let program = ebpf.program(name).ok_or(LoadError::MissingProgram(name))?;
+            let failed_program = |source| LoadError::Program { name, source };
+            let program: &SchedClassifier = program.try_into().map_err(failed_program)?;
+            array
+                .set(index, program.fd().map_err(failed_program)?, 0)
+                .map_err(failed)?;
+        }
+        for name in pins.stage_names().map_err(PinError::io("list", &pins.stages()))? {
+            if name.starts_with(NEW) {
+                let path = pins.stages().join(name);
+                remove_if_there(&path).map_err(PinError::io("remove", &path))?;
+            }
+        }
+        let path = pins.stages().join(format!("{NEW}filled"));
+        array.pin(&path).map_err(|source| LoadError::Pin {
+            path: path.clone(),
+            source,
+        })?;
+        let map = MapData::from_pin(&path).map_err(failed)?;
+        let name = map.info().map_err(failed)?.id().to_string();
+        let named = pins.stages().join(format!("{NEW}{name}"));
+        fs::rename(&path, &named).map_err(PinError::io("rename", &path))?;
+        Ok(Self { name, map })
+    }
+
+    /// Name of the pin once it is in use.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Notes that hooks may use the array from now on; puts back a pin that is gone.
+    pub(super) fn use_begins(&self, pins: &PinDir) -> Result<(), AyaPinError> {
+        let (new, used) = (
+            pins.stages().join(format!("{NEW}{}", self.name)),
+            pins.stages().join(&self.name),
+        );
+        if used.exists() || fs::rename(new, &used).is_ok() {
+            Ok(())
+        } else {
+            self.map.pin(used)
+        }
+    }
 }
 
 /// Removes the arrays of all loads but `current` from the pin directory, after a while. Call when every hook runs programs of
