@@ -38,7 +38,10 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
-    runtime.block_on(reconcile::run(config))?;
+    let ended = runtime.block_on(reconcile::run(config));
+    // A step of the start that still runs is left behind, as by a kill: each of them may stop anywhere.
+    runtime.shutdown_background();
+    ended?;
     Ok(Outcome::Success)
 }
 

@@ -5,11 +5,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinError;
 use tracing::info;
 
@@ -21,12 +23,12 @@ use crate::config::{Attach, Config, Source};
 use crate::datapath::attach::{Attacher, Kind};
 use crate::datapath::clock::{Clock, ClockError};
 use crate::datapath::load::{self, LoadError, LoadOptions, Loaded};
-use crate::datapath::pins::{PinDir, PinError};
+use crate::datapath::pins::{PinDir, PinError, PinLock};
 use crate::datapath::probe::Features;
 use crate::datapath::run_dir::RunDir;
 use crate::maps::{BpfStore, MapStore, OpenError};
 use crate::source::folder;
-use crate::status::{Board, Identity, ListenError, Server};
+use crate::status::{Board, Identity, ListenError, Server, State};
 
 /// How long a start waits for another agent of the pin folder to end.
 const OTHER_AGENT_ENDS: Duration = Duration::from_secs(30);
@@ -82,70 +84,95 @@ fn process(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
     move |source| AgentError::Process { what, source }
 }
 
-/// Runs an agent until SIGTERM or SIGINT.
+/// Runs an agent until SIGTERM or SIGINT; either may come at any time.
 ///
 /// # Errors
 /// It cannot start; nothing of a former agent was touched, unless the error says so.
 pub async fn run(config: Config) -> Result<(), AgentError> {
-    let started = clock::now();
-    let pins = PinDir::new(&config.places.pin_dir);
-    let run_dir = RunDir::new(&config.places.run_dir);
-    pins.create()?;
-    let in_run_dir = |source| AgentError::RunDir {
-        path: config.places.run_dir.clone(),
-        source,
+    let mut stop = pin!(stop().map_err(process("take signals"))?);
+    let agent = tokio::select! {
+        biased;
+        () = &mut stop => None,
+        agent = Agent::start(config) => Some(agent?),
     };
-    run_dir.create().map_err(in_run_dir)?;
-    let _lock = pins.lock(&run_dir, OTHER_AGENT_ENDS).await?;
-    run_dir.write_owner(std::process::id()).map_err(in_run_dir)?;
-    run_dir.write_netns().map_err(in_run_dir)?;
-
-    let (loaded, kind, hz, clock) = {
-        let (pins, attach, flow_sets) = (pins.clone(), config.attach, config.flow_entries);
-        tokio::task::spawn_blocking(move || prepare(&pins, attach, flow_sets)).await??
-    };
-    let store: Arc<dyn MapStore> = Arc::new(BpfStore::open(&pins.maps())?);
-    info!(
-        pin_dir = %pins.root().display(),
-        reused = loaded.report.reused.len(),
-        created = loaded.report.created.len(),
-        replaced = loaded.report.replaced.len(),
-        hz,
-        "programs loaded"
-    );
-    let attacher = Attacher::new(loaded.programs, pins.clone(), run_dir.clone(), kind);
-    let attacher = attacher.map_err(process("open an rtnetlink socket"))?;
-    let host = KernelHost::start(config.interfaces.clone(), attacher, run_dir.clone()).await?;
-    let Source::Folder(path) = &config.source;
-    let source = folder::start(path.clone(), config.node_name.as_str().into());
-    let identity = Identity {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        node_name: config.node_name.clone(),
-        started,
-        source_kind: "folder".to_owned(),
-        source_location: path.display().to_string(),
-    };
-    let handle = source.handle();
-    let server = Server::bind(run_dir.root())?;
-    let random = random().map_err(process("read /dev/urandom"))?;
-    let sweep = Arc::new(FlowSweep::new(clock));
-    let reconciler = Reconciler::new(Parts {
-        config,
-        source,
-        store: Arc::clone(&store),
-        host,
-        sweep,
-        hz,
-        random,
-    });
-    let board = Arc::new(Board::new(identity, reconciler.state(), store, handle));
-    let serving = tokio::spawn(server.serve(board));
-    let stop = stop().map_err(process("take signals"))?;
-    reconciler.run(stop).await;
-    serving.abort();
-    info!("agent stops; forwarding goes on");
+    if let Some(agent) = agent {
+        agent.reconciler.run(stop).await;
+    }
+    info!("agent stops; what it programmed goes on forwarding");
     Ok(())
+}
+
+/// A started agent.
+struct Agent {
+    reconciler: Reconciler<KernelHost>,
+    _lock: PinLock,
+}
+
+impl Agent {
+    /// The socket answers early: the verifier may take long.
+    async fn start(config: Config) -> Result<Self, AgentError> {
+        let started = clock::now();
+        let pins = PinDir::new(&config.places.pin_dir);
+        let run_dir = RunDir::new(&config.places.run_dir);
+        pins.create()?;
+        let in_run_dir = |source| AgentError::RunDir {
+            path: config.places.run_dir.clone(),
+            source,
+        };
+        run_dir.create().map_err(in_run_dir)?;
+        let lock = pins.lock(&run_dir, OTHER_AGENT_ENDS).await?;
+        run_dir.write_owner(std::process::id()).map_err(in_run_dir)?;
+        run_dir.write_netns().map_err(in_run_dir)?;
+
+        let Source::Folder(path) = &config.source;
+        let source = folder::start(path.clone(), config.node_name.as_str().into());
+        let state = watch::Sender::new(State::starting());
+        let identity = Identity {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            node_name: config.node_name.clone(),
+            started,
+            source_kind: "folder".to_owned(),
+            source_location: path.display().to_string(),
+        };
+        let board = Arc::new(Board::new(identity, state.subscribe(), source.handle()));
+        tokio::spawn(Server::bind(run_dir.root())?.serve(Arc::clone(&board)));
+
+        let (loaded, kind, hz, clock) = {
+            let (pins, attach, flow_sets) = (pins.clone(), config.attach, config.flow_entries);
+            tokio::task::spawn_blocking(move || prepare(&pins, attach, flow_sets)).await??
+        };
+        let store: Arc<dyn MapStore> = Arc::new(BpfStore::open(&pins.maps())?);
+        board.set_store(Arc::clone(&store));
+        info!(
+            pin_dir = %pins.root().display(),
+            reused = loaded.report.reused.len(),
+            created = loaded.report.created.len(),
+            replaced = loaded.report.replaced.len(),
+            hz,
+            ms = (clock::now() - started).as_millis() as u64,
+            "programs loaded"
+        );
+        let attacher = Attacher::new(loaded.programs, pins, run_dir.clone(), kind);
+        let attacher = attacher.map_err(process("open an rtnetlink socket"))?;
+        let host = KernelHost::start(config.interfaces.clone(), attacher, run_dir).await?;
+        let random = random().map_err(process("read /dev/urandom"))?;
+        let sweep = Arc::new(FlowSweep::new(clock));
+        let reconciler = Reconciler::new(Parts {
+            config,
+            source,
+            store,
+            host,
+            sweep,
+            hz,
+            state,
+            random,
+        });
+        Ok(Self {
+            reconciler,
+            _lock: lock,
+        })
+    }
 }
 
 /// What takes time and must not stop the runtime: probes, the verifier, measuring the clock.

@@ -74,6 +74,8 @@ pub struct Parts<H> {
     pub sweep: Arc<dyn Sweep>,
     /// Jiffies a second.
     pub hz: u32,
+    /// Where the loop tells about itself.
+    pub state: watch::Sender<State>,
     /// Random number: the seed of tables that have none yet, and what spreads retries.
     pub random: u64,
 }
@@ -126,6 +128,7 @@ impl<H: Host> Reconciler<H> {
             host,
             sweep,
             hz,
+            state,
             random,
         } = parts;
         Self {
@@ -140,7 +143,7 @@ impl<H: Host> Reconciler<H> {
             planner: None,
             pace: Pace::default(),
             random,
-            state: watch::Sender::default(),
+            state,
             changed_at: Some(now()),
             check_at: now() + CHECK_EVERY,
             steer: None,
@@ -148,11 +151,6 @@ impl<H: Host> Reconciler<H> {
             starved: Starved::No,
             logged: Vec::new(),
         }
-    }
-
-    /// What the loop tells about itself.
-    pub fn state(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
     }
 
     /// Runs until `stop` is ready; a cycle that is under way is finished first.

@@ -1,7 +1,7 @@
 //! What the loop last told of itself, for the socket: one value, replaced as a whole, read without stopping anybody.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
@@ -67,6 +67,18 @@ pub struct State {
 }
 
 impl State {
+    /// The state of an agent that does not work yet.
+    pub fn starting() -> Self {
+        let message = "the kernel checks the programs; what a former agent programmed goes on forwarding".to_owned();
+        Self {
+            not_ready: vec![NotReady {
+                cause: Cause::Starting,
+                message,
+            }],
+            ..Self::default()
+        }
+    }
+
     /// All causes for not being ready.
     fn causes(&self) -> Vec<NotReady> {
         let mut causes = self.not_ready.clone();
@@ -114,23 +126,32 @@ pub struct Identity {
 pub struct Board {
     identity: Identity,
     state: watch::Receiver<State>,
-    store: Arc<dyn MapStore>,
+    /// The tables, once they are there.
+    store: OnceLock<Arc<dyn MapStore>>,
     source: SourceHandle,
 }
 
 impl Board {
-    /// Tells what `state` holds, and counters of `store`.
-    pub fn new(
-        identity: Identity,
-        state: watch::Receiver<State>,
-        store: Arc<dyn MapStore>,
-        source: SourceHandle,
-    ) -> Self {
+    /// Tells what `state` holds.
+    pub fn new(identity: Identity, state: watch::Receiver<State>, source: SourceHandle) -> Self {
         Self {
             identity,
             state,
-            store,
+            store: OnceLock::new(),
             source,
+        }
+    }
+
+    /// From now on tells the counters of `store`, too. Only the first call counts.
+    pub fn set_store(&self, store: Arc<dyn MapStore>) {
+        self.store.get_or_init(|| store);
+    }
+
+    fn counters(&self) -> (BTreeMap<String, u64>, Option<String>) {
+        match self.store.get().map(|store| reason_counters(store.as_ref())) {
+            None => (BTreeMap::new(), None),
+            Some(Ok(reasons)) => (reasons, None),
+            Some(Err(error)) => (BTreeMap::new(), Some(format!("counters cannot be read: {error}"))),
         }
     }
 }
@@ -143,10 +164,7 @@ impl Answers for Board {
     fn report(&self) -> Report {
         let state = self.state.borrow().clone();
         let not_ready = state.causes();
-        let (reasons, unread) = match reason_counters(self.store.as_ref()) {
-            Ok(reasons) => (reasons, None),
-            Err(error) => (BTreeMap::new(), Some(format!("counters cannot be read: {error}"))),
-        };
+        let (reasons, unread) = self.counters();
         Report {
             agent: Some(Agent {
                 version: self.identity.version.clone(),
@@ -170,7 +188,7 @@ impl Answers for Board {
             reconcile: Some(ReconcileState {
                 cycles: state.cycles,
                 failures: state.failures,
-                operations: self.store.operations(),
+                operations: self.store.get().map_or(0, |store| store.operations()),
                 last_operations: state.last_operations,
                 last_milliseconds: state.last_milliseconds,
                 success_age_seconds: state.success_at.map(age),

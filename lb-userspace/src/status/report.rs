@@ -106,6 +106,8 @@ pub struct NotReady {
 pub enum Cause {
     /// No agent runs; what was programmed goes on forwarding.
     AgentStopped,
+    /// The agent has not loaded its programs yet.
+    Starting,
     /// The source has not delivered everything once.
     SourceNotSynced,
     /// The source cannot be read at present; what it held last stays in force.
@@ -129,6 +131,7 @@ impl Cause {
     pub fn name(self) -> &'static str {
         match self {
             Self::AgentStopped => "AgentStopped",
+            Self::Starting => "Starting",
             Self::SourceNotSynced => "SourceNotSynced",
             Self::SourceUnreadable => "SourceUnreadable",
             Self::NodeMissing => "NodeMissing",

@@ -279,12 +279,9 @@ fn board(world: &World) -> Board {
         source_kind: "folder".to_owned(),
         source_location: "/f".to_owned(),
     };
-    Board::new(
-        identity,
-        world.state.clone(),
-        Arc::clone(&world.store),
-        world.source.clone(),
-    )
+    let board = Board::new(identity, world.state.clone(), world.source.clone());
+    board.set_store(Arc::clone(&world.store));
+    board
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,6 +185,8 @@ impl World {
         let host = Arc::new(Mutex::new(HostMemory::default()));
         prepare(&mut host.lock().unwrap());
         let sweeps = Arc::new(EmptySweep::default());
+        let sender = watch::Sender::new(State::starting());
+        let state = sender.subscribe();
         let reconciler = Reconciler::new(Parts {
             config,
             source,
@@ -195,9 +197,9 @@ impl World {
             },
             sweep: Arc::<EmptySweep>::clone(&sweeps),
             hz: 250,
+            state: sender,
             random: 7,
         });
-        let state = reconciler.state();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(reconciler.run(async move {
             let _stopped_or_dropped = stopped.await;
