@@ -37,6 +37,11 @@ impl Addresses {
         self.entries.insert(address, slot);
     }
 
+    /// Whether an entry stands in a slot.
+    pub(super) fn has_slot(&self, slot: Slot) -> bool {
+        self.entries.values().any(|own| *own == slot)
+    }
+
     /// Counts a frontend.
     pub(super) fn add_frontend(&mut self, frontend: &Frontend) {
         if let Some(address) = external_address(frontend) {

@@ -97,7 +97,7 @@ impl Planner {
             };
             owners.insert(key.clone(), id);
             let word = ServiceWord::from_word(self.draft.word(Table::Services, id));
-            let mut state = ServiceState::new(key, word.map_or(1, |word| word.generation));
+            let mut state = ServiceState::new(key, word.map_or(1, |word| word.generation.max(1)));
             state.block = word.and_then(|word| self.block_of(id, word));
             if let Some(block) = state.block {
                 live.push((block, id));
@@ -147,7 +147,10 @@ impl Planner {
     fn block_of(&self, id: u32, word: ServiceWord) -> Option<Block> {
         let at = |index: u32| self.draft.word(Table::Arena, word.offset + index);
         let end = self.draft.length(Table::Arena).min(ARENA_WORDS);
-        if !word.offset.is_multiple_of(BLOCK_HEADER_WORDS) || word.offset.checked_add(BLOCK_HEADER_WORDS)? > end {
+        if word.generation == 0
+            || !word.offset.is_multiple_of(BLOCK_HEADER_WORDS)
+            || word.offset.checked_add(BLOCK_HEADER_WORDS)? > end
+        {
             return None;
         }
         if at(block::OWNER) << 16 >> 16 != owner_word(id, word.generation, 0) {
@@ -263,7 +266,7 @@ impl Planner {
                 None => false,
             };
             if !adopted {
-                self.strays.slots.push((slot, slot.word(&self.draft)));
+                self.strays.slots.push(slot);
             }
         }
         self.services.sort_frontends();

@@ -30,6 +30,8 @@ pub(super) struct AddressBits {
     waiting: BTreeMap<u32, u64>,
     /// Bits that no flow needs any more.
     unused: BTreeSet<u32>,
+    /// Words with new bits.
+    grown: BTreeSet<u32>,
 }
 
 impl AddressBits {
@@ -42,6 +44,7 @@ impl AddressBits {
             users,
             waiting: BTreeMap::new(),
             unused: BTreeSet::new(),
+            grown: BTreeSet::new(),
         }
     }
 
@@ -117,8 +120,11 @@ impl AddressBits {
         self.waiting.values().any(|since| *since > epoch)
     }
 
-    /// Clears the unused bits.
+    /// Writes the words with new bits, each once, then clears the unused bits; at the end of a cycle.
     pub(super) fn release(&mut self, draft: &mut Draft) {
+        for index in std::mem::take(&mut self.grown) {
+            draft.emit(self.phase, self.table, index, &[draft.word(self.table, index)]);
+        }
         for bit in std::mem::take(&mut self.unused) {
             let word = draft.word(self.table, bit / 64) & !(1 << (bit % 64));
             draft.write(Phase::BitsGone, self.table, bit / 64, &[word]);
@@ -129,9 +135,11 @@ impl AddressBits {
         draft.word(self.table, bit / 64) >> (bit % 64) & 1 != 0
     }
 
-    fn set(&self, draft: &mut Draft, bit: u32) {
-        let word = draft.word(self.table, bit / 64) | 1 << (bit % 64);
-        draft.write(self.phase, self.table, bit / 64, &[word]);
+    fn set(&mut self, draft: &mut Draft, bit: u32) {
+        if !self.is_set(draft, bit) {
+            draft.change(self.table, bit / 64, draft.word(self.table, bit / 64) | 1 << (bit % 64));
+            self.grown.insert(bit / 64);
+        }
     }
 }
 

@@ -98,8 +98,18 @@ impl Draft {
         }
     }
 
-    /// Stores words that the image holds already, since the table does not.
-    pub(super) fn repair(&mut self, phase: Phase, table: Table, index: u32, words: &[u64]) {
+    /// Changes a word of the image alone; [`Self::emit`] makes the operation.
+    pub(super) fn change(&mut self, table: Table, index: u32, word: u64) {
+        let memory = &mut self.tables[table as usize];
+        let place = index as usize;
+        if memory.len() <= place {
+            memory.resize(place + 1, 0);
+        }
+        memory[place] = word;
+    }
+
+    /// Stores words that the image holds already.
+    pub(super) fn emit(&mut self, phase: Phase, table: Table, index: u32, words: &[u64]) {
         self.phases[phase as usize].write(table, index, words);
     }
 

@@ -28,6 +28,7 @@ mod addresses;
 mod adopt;
 mod arena;
 mod bits;
+mod block;
 mod ids;
 mod image;
 mod name;
@@ -35,6 +36,7 @@ mod publish;
 mod reject;
 mod repair;
 mod retire;
+mod room;
 mod service;
 mod slot;
 #[cfg(test)]
@@ -174,8 +176,8 @@ pub struct Planner {
 /// What a cycle takes away, after all that it adds.
 #[derive(Clone, Debug, Default)]
 struct Leftovers {
-    /// Slots and their words; one whose word has changed meanwhile was taken over.
-    slots: Vec<(Slot, u64)>,
+    /// Slots, unless somebody takes them over.
+    slots: Vec<Slot>,
     /// Service words.
     services: Vec<u32>,
     /// Backends and their last state.

@@ -32,7 +32,7 @@ impl Planner {
             for index in 0..length {
                 let word = self.draft.word(table, index);
                 if found.get(index as usize).copied().unwrap_or(0) != word {
-                    self.draft.repair(phase, table, index, &[word]);
+                    self.draft.emit(phase, table, index, &[word]);
                 }
             }
         }
@@ -71,9 +71,9 @@ impl Planner {
             }
             let value = (base + words - 1) as u32;
             if FrontendValue::from_word(of_slot(words - 1)).flags & FRONTEND_VALID != 0 {
-                self.draft.repair(Phase::Frontends, table, value, &[0]);
+                self.draft.emit(Phase::Frontends, table, value, &[0]);
             }
-            self.draft.repair(Phase::Frontends, table, base as u32, &wanted);
+            self.draft.emit(Phase::Frontends, table, base as u32, &wanted);
         }
     }
 

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use lb_common::layout::{BACKEND_V6, BACKEND_WORDS, BLOCK_HEADER_WORDS, BackendControl, backend_port_word, block};
+use lb_common::layout::{self, BACKEND_V6, BACKEND_WORDS, BLOCK_HEADER_WORDS, BackendControl, backend_port_word};
 
 use super::arena::Block;
 use super::bits::bit_of;
+use super::block::{self, Shape};
 use super::ids::IdPool;
 use super::image::Draft;
 use super::slot::Slot;
-use super::wanted::{self, Own, Shape};
+use super::wanted::{self, Own};
 use crate::maps::{Table, address_of_words, address_words};
 use crate::model::{EndpointAddress, Frontend, ServicePort, ServicePortKey};
 
@@ -55,7 +56,7 @@ impl ServiceState {
 
     /// Whether clients are remembered.
     pub(super) fn has_affinity(&self, draft: &Draft) -> bool {
-        self.header_word(draft, block::AFFINITY) != 0
+        self.header_word(draft, layout::block::AFFINITY) != 0
     }
 
     /// Whether everything is published as wanted. Relies on what stands being consistent, which holds for all that this
@@ -64,7 +65,7 @@ impl ServiceState {
         let Some(shape) = self.has_backends_of(wanted, own, draft) else {
             return false;
         };
-        let header = wanted::header(id, self.generation, wanted, shape);
+        let header = block::header(id, self.generation, wanted, shape);
         let header_stands = (0..BLOCK_HEADER_WORDS).all(|i| self.header_word(draft, i) == header[i as usize]);
         let frontends = wanted
             .frontends

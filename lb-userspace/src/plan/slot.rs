@@ -295,7 +295,7 @@ mod tests {
             Phase::Frontends,
             Table::FrontendsV4,
             slot.base(),
-            &[5 << VERSION_SHIFT | 77],
+            &[5 << VERSION_SHIFT | 0x77],
         );
         slot.fill(&mut draft, Phase::Frontends, &key, VALUE);
         assert_eq!(slot.word(&draft) >> VERSION_SHIFT, 6);

@@ -1,21 +1,18 @@
-//! A service port of the model in the terms of the tables: flags of its frontends, states and flags of its backends, the
-//! header of its block. Pure translation; ids and places are the caller's business.
+//! A service port of the model in the terms of the tables: flags of its frontends, states and flags of its backends, its
+//! source ranges. Pure translation; ids and places are the caller's business.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use lb_common::layout::{
-    BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BACKEND_V6,
-    BLOCK_EXTERNAL_DROP, BLOCK_EXTERNAL_LOCAL, BLOCK_HEADER_WORDS, BLOCK_INSIDE_DROP, BLOCK_INSIDE_LOCAL,
-    BLOCK_INTERNAL_DROP, BLOCK_INTERNAL_LOCAL, BLOCK_RANGES, FRONTEND_CLUSTER, FRONTEND_NODE_PORT, FRONTEND_RANGES,
-    FRONTEND_VALID, FrontendValue, Run, block, owner_word,
+    BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BACKEND_V6, FRONTEND_CLUSTER,
+    FRONTEND_NODE_PORT, FRONTEND_RANGES, FRONTEND_VALID, FrontendValue,
 };
 
 use super::slot::{FrontendKey, node_port_address};
 use crate::model::{
-    Backend, BackendSet, Choice, EndpointAddress, Family, Frontend, FrontendKind, ServicePort, ServicePortKey,
-    SourceRanges, WhenEmpty,
+    Backend, EndpointAddress, Family, Frontend, FrontendKind, ServicePort, ServicePortKey, SourceRanges,
 };
 
 /// The addresses of this node, asked about for every endpoint of the cluster.
@@ -138,90 +135,4 @@ pub(super) fn source_ranges(wanted: &ServicePort, family: Family, own: Own<'_>) 
     entries.sort_unstable();
     entries.dedup();
     Some(entries)
-}
-
-/// How many ids the two sets of a block have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    /// Members of the cluster set.
-    pub(super) cluster: u32,
-    /// Members of the local set.
-    pub(super) local: u32,
-    /// Whether both have the same members; then they share a run.
-    pub(super) same: bool,
-}
-
-impl Shape {
-    /// A block without backends.
-    pub(super) const EMPTY: Self = Self {
-        cluster: 0,
-        local: 0,
-        same: true,
-    };
-
-    /// Counts a backend in.
-    pub(super) fn add(&mut self, state: u8) {
-        let (cluster, local) = (state & BACKEND_IN_CLUSTER != 0, state & BACKEND_IN_LOCAL != 0);
-        self.cluster += u32::from(cluster);
-        self.local += u32::from(local);
-        self.same &= cluster == local;
-    }
-
-    /// Ids in the block.
-    pub(super) fn ids(self) -> u32 {
-        if self.same {
-            self.cluster
-        } else {
-            self.cluster + self.local
-        }
-    }
-
-    fn run(self, set: BackendSet) -> Run {
-        match set {
-            BackendSet::Cluster => Run {
-                offset: 0,
-                length: self.cluster,
-            },
-            BackendSet::Local if self.same => Run {
-                offset: 0,
-                length: self.local,
-            },
-            BackendSet::Local => Run {
-                offset: self.cluster,
-                length: self.local,
-            },
-        }
-    }
-}
-
-/// The header of a block.
-pub(super) fn header(
-    id: u32,
-    generation: u16,
-    wanted: &ServicePort,
-    shape: Shape,
-) -> [u64; BLOCK_HEADER_WORDS as usize] {
-    let mut flags = if matches!(wanted.source_ranges, SourceRanges::AllowAll) {
-        0
-    } else {
-        BLOCK_RANGES
-    };
-    let mut run = |choice: Choice, local: u16, drop: u16| {
-        let run = shape.run(choice.set);
-        if choice.set == BackendSet::Local {
-            flags |= local;
-        }
-        // Only an empty run can drop: the flag of another would change the block for nothing.
-        if run.length == 0 && choice.when_empty == WhenEmpty::Drop {
-            flags |= drop;
-        }
-        run.word()
-    };
-    let mut words = [0; BLOCK_HEADER_WORDS as usize];
-    words[block::INTERNAL as usize] = run(wanted.internal, BLOCK_INTERNAL_LOCAL, BLOCK_INTERNAL_DROP);
-    words[block::EXTERNAL as usize] = run(wanted.external, BLOCK_EXTERNAL_LOCAL, BLOCK_EXTERNAL_DROP);
-    words[block::INSIDE as usize] = run(wanted.external_from_inside, BLOCK_INSIDE_LOCAL, BLOCK_INSIDE_DROP);
-    words[block::AFFINITY as usize] = u64::from(wanted.affinity_seconds.unwrap_or(0));
-    words[block::OWNER as usize] = owner_word(id, generation, flags);
-    words
 }

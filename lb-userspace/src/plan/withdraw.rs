@@ -3,6 +3,7 @@
 use lb_common::layout::{BACKEND_WORDS, BackendControl};
 
 use super::image::Phase;
+use super::slot::Slot;
 use super::{Leftovers, Planner};
 use crate::maps::{MapOp, SourceRange, Table};
 use crate::model::Family;
@@ -18,7 +19,7 @@ impl Planner {
             .get(id)
             .is_some_and(|state| state.has_affinity(&self.draft));
         for (frontend, slot) in frontends {
-            self.drop_frontend(id, &frontend, slot, leftovers);
+            self.drop_frontend(&frontend, slot, leftovers);
         }
         for backend in backends {
             self.let_go(backend, remembered, leftovers);
@@ -43,8 +44,8 @@ impl Planner {
             mut affinity,
             stray_backends,
         } = leftovers;
-        for (slot, word) in slots {
-            if slot.word(&self.draft) == word {
+        for slot in slots {
+            if !self.is_slot_in_use(slot) {
                 slot.clear(&mut self.draft, Phase::FrontendsGone);
             }
         }
@@ -115,6 +116,17 @@ impl Planner {
                 self.names.remove(id);
             }
             self.draft.push(Phase::NamesGone, MapOp::RemoveNames(names));
+        }
+    }
+
+    /// Whether somebody has a slot, who may have taken it over in this cycle.
+    fn is_slot_in_use(&self, slot: Slot) -> bool {
+        match slot.value(&self.draft).service {
+            0 => self.addresses.has_slot(slot),
+            id => {
+                let frontends = self.services.get(id).map_or(&[][..], |state| &state.frontends);
+                frontends.iter().any(|(_, own)| *own == slot)
+            }
         }
     }
 

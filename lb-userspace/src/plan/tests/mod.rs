@@ -8,4 +8,4 @@ mod reader;
 mod repair;
 mod scale;
 mod sequence;
-mod world;
+pub(super) mod world;

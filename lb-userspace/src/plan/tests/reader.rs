@@ -79,13 +79,16 @@ fn of_family<F: TableFamily>(tables: &Tables<'_>, dst: Side<F>, probe: Probe, at
         "packets to {} are not looked up",
         probe.address
     );
-    match found {
-        Reason::NewFlow => Answer::Service(service::<F>(tables, value, dst, probe, at_rest)),
-        Reason::UnknownPort => Answer::Refused,
-        Reason::UnknownPortPassed => Answer::Passed,
-        Reason::NotOurs => Answer::NotOurs,
-        other => panic!("{other:?} for {probe:?}"),
+    if found == Reason::NewFlow {
+        return Answer::Service(service::<F>(tables, value, dst, probe, at_rest));
     }
+    let answers = [
+        (Reason::UnknownPort, Answer::Refused),
+        (Reason::UnknownPortPassed, Answer::Passed),
+        (Reason::NotOurs, Answer::NotOurs),
+    ];
+    let answer = answers.into_iter().find(|(reason, _)| *reason == found);
+    answer.unwrap_or_else(|| panic!("{found:?} for {probe:?}")).1
 }
 
 fn service<F: TableFamily>(
@@ -219,8 +222,7 @@ fn choose<F: TableFamily>(tables: &Tables<'_>, frontend: FrontendValue, dst: Sid
                     };
                     assert!(allowed && members.contains(&(at, backend.flags)));
                 }
-                (Reason::NoEndpoints, Err(WhenEmpty::Reject)) => {}
-                (Reason::NoLocalEndpoints, Err(WhenEmpty::Drop)) => {}
+                (Reason::NoEndpoints, Err(WhenEmpty::Reject)) | (Reason::NoLocalEndpoints, Err(WhenEmpty::Drop)) => {}
                 (other, expected) => panic!("{other:?} instead of one of {expected:?}"),
             }
         }

@@ -134,7 +134,7 @@ pub(super) fn backend(in_cluster_set: bool, in_local_set: bool, serving: bool) -
 }
 
 /// A service port with a ClusterIP and backends that all traffic may use.
-pub(super) fn service_port(family: Family, cluster_ip: u8, pods: impl IntoIterator<Item = u8>) -> ServicePort {
+pub(in crate::plan) fn service_port(family: Family, cluster_ip: u8, pods: impl IntoIterator<Item = u8>) -> ServicePort {
     let cluster = Choice {
         set: BackendSet::Cluster,
         when_empty: WhenEmpty::Reject,
