@@ -156,6 +156,8 @@ impl<H: Host> Reconciler<H> {
     /// Runs until `stop` is ready; a cycle that is under way is finished first.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
+        // The start is over, and what else is missing only a cycle can tell.
+        self.state.send_modify(|state| state.not_ready.clear());
         self.see_source();
         loop {
             let due = self.due();
