@@ -16,7 +16,7 @@
 //! ```
 //! Invariants.
 //! - *Way in*: backends, then a fresh immutable block, then the service word by one store, then bits, then frontends. *Way
-//!   out*: the reverse. See [`image::Phase`].
+//!   out*: the reverse. See `image::Phase`.
 //! - Several words at once are written only where no packet looks: a block without service word, a free backend id, a slot
 //!   without valid bit. Everything else changes by one aligned store.
 //! - A block and a service port's id are used again after a grace period; a backend id and a cleared address bit only after
