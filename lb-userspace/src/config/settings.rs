@@ -252,7 +252,7 @@ pub const SETTINGS: &[Setting] = &[
         Value,
         "NUMBER",
         "262144",
-        "Flows of each address family that the table is made for, a power of two; 256 bytes each for IPv4 and 512 for IPv6, reserved at the first start",
+        "Flows of each address family that the table is made for, a power of two; 256 bytes each for IPv4 and 512 for IPv6, reserved at the start; with another number the table starts anew",
     ),
     setting(
         Flows,

@@ -1,9 +1,10 @@
 //! Start, status, kill -9, restart that writes nothing, what the pins tell, SIGTERM, cleanup.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::assert::OnFailure;
+use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::traffic::{Server, distribution};
 use lb_tests::world::World;
 use serde_json::Value;
@@ -172,4 +173,65 @@ fn cleanup_is_refused_while_it_runs_and_leaves_no_trace_afterwards() {
     let again = agent.cli(&["cleanup"]);
     succeeded(&again);
     assert_eq!(String::from_utf8_lossy(&again.stdout), "nothing to remove\n");
+}
+
+#[test]
+fn sigterm_while_it_starts_ends_it_too() {
+    let world = World::builder().build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2"]);
+    let mut agent = Agent::start(world.node(1), &folder, &[]);
+    eventually(Duration::from_mins(1), "the agent answers", || {
+        let output = agent.cli(&["status"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if text.starts_with("Agent:       running") {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    assert!(agent.terminate().success(), "{}", agent.log());
+    agent.restart();
+    agent.wait_ready();
+}
+
+#[test]
+fn with_clsact_filters_it_restarts_as_silently() {
+    let world = World::builder().build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2"]);
+    let pod = world.pod("pod1-2");
+    let _server = Server::tcp(pod, "pod1-2", (pod.ip4, TARGET));
+    let mut agent = Agent::start(world.node(1), &folder, &["--attach", "clsact"]);
+    agent.wait_ready();
+    assert_eq!(distribution(world.pod("pod1-1"), web_address(), 5)["pod1-2"], 5);
+    let before = published(agent.pin_dir());
+    agent.kill9();
+    assert_eq!(distribution(world.pod("pod1-1"), web_address(), 5)["pod1-2"], 5);
+    agent.restart();
+    agent.wait_ready();
+    let status = agent.json(&["status"]);
+    assert_eq!(
+        status["reconcile"]["operations"],
+        0,
+        "{:#}\n{}",
+        status["reconcile"],
+        agent.log()
+    );
+    assert!(
+        field(&status["attachments"], "method")
+            .iter()
+            .all(|method| *method == "clsact"),
+        "{status:#}"
+    );
+    assert_eq!(published(agent.pin_dir()), before);
+    agent.terminate();
+    succeeded(&agent.cli(&["cleanup"]));
+    assert_eq!(
+        world
+            .node(1)
+            .ns
+            .ok(&["tc", "filter", "show", "dev", "veth-pod1-1", "ingress"]),
+        ""
+    );
 }
