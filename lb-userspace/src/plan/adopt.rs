@@ -233,6 +233,7 @@ impl Planner {
             if !slot.is_valid(&self.draft) {
                 continue;
             }
+            self.draft.valid_slots[usize::from(v6)] += 1;
             let value = slot.value(&self.draft);
             // Without a seed nobody finds anything.
             let key = Some(slot)

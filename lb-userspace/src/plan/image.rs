@@ -46,6 +46,8 @@ pub(super) struct Draft {
     tables: [Vec<u64>; Table::PUBLISHED.len()],
     lengths: [u32; Table::PUBLISHED.len()],
     phases: [OpList; Phase::COUNT],
+    /// Valid slots of the frontend tables by family; kept by [`super::slot`].
+    pub(super) valid_slots: [u64; 2],
 }
 
 impl Draft {
@@ -55,6 +57,7 @@ impl Draft {
             tables,
             lengths,
             phases: Default::default(),
+            valid_slots: [0; 2],
         }
     }
 

@@ -237,13 +237,10 @@ impl Planner {
         let words = |table| u64::from(self.draft.length(table));
         let slots = |v6| {
             let table = Table::frontends(v6);
-            let valid =
-                (0..Slot::count(&self.draft, v6)).filter(|index| Slot { v6, index: *index }.is_valid(&self.draft));
-            let capacity = words(table) / (table.value_words() / layout::SET_SLOTS) as u64;
             Fill {
                 map: table.name(),
-                used: valid.count() as u64,
-                capacity,
+                used: self.draft.valid_slots[usize::from(v6)],
+                capacity: words(table) / (table.value_words() / layout::SET_SLOTS) as u64,
             }
         };
         let arena = self.draft.length(Table::Arena);

@@ -223,6 +223,7 @@ impl Slot {
             .unwrap_or(0) as u16;
         let version = u64::from(newest.wrapping_add(1)) << VERSION_SHIFT;
         let words = key.words().map(|word| version | word);
+        draft.valid_slots[usize::from(self.v6)] += 1;
         draft.write(phase, table, base, &words[..sides]);
         draft.write(phase, table, self.value_index(), &[version | value.word()]);
     }
@@ -235,8 +236,11 @@ impl Slot {
 
     /// Makes packets skip the slot.
     pub(super) fn clear(self, draft: &mut Draft, phase: Phase) {
-        let version = self.word(draft) & VERSION_MASK;
-        draft.write(phase, self.table(), self.value_index(), &[version]);
+        if self.is_valid(draft) {
+            let version = self.word(draft) & VERSION_MASK;
+            draft.write(phase, self.table(), self.value_index(), &[version]);
+            draft.valid_slots[usize::from(self.v6)] -= 1;
+        }
     }
 }
 

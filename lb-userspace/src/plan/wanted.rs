@@ -19,27 +19,31 @@ use crate::model::{
 #[derive(Clone, Copy)]
 pub(super) struct Own<'a> {
     addresses: &'a BTreeSet<IpAddr>,
-    /// One bit for the last byte of each address, modulo 64.
-    last_bytes: u64,
+    /// One bit for the last byte of each address: says no to most endpoints without a search.
+    last_bytes: [u64; 4],
 }
 
 impl<'a> Own<'a> {
     pub(super) fn new(addresses: &'a BTreeSet<IpAddr>) -> Self {
-        let last_bytes = addresses.iter().fold(0, |bits, address| bits | Self::bit(address));
+        let mut last_bytes = [0; 4];
+        for address in addresses {
+            let last = Self::last_byte(address);
+            last_bytes[usize::from(last / 64)] |= 1 << (last % 64);
+        }
         Self { addresses, last_bytes }
     }
 
-    fn bit(address: &IpAddr) -> u64 {
-        let last = match address {
+    fn last_byte(address: &IpAddr) -> u8 {
+        match address {
             IpAddr::V4(address) => address.octets()[3],
             IpAddr::V6(address) => address.octets()[15],
-        };
-        1 << (last % 64)
+        }
     }
 
     #[inline]
     fn contains(&self, address: &IpAddr) -> bool {
-        self.last_bytes & Self::bit(address) != 0 && self.addresses.contains(address)
+        let last = Self::last_byte(address);
+        self.last_bytes[usize::from(last / 64)] >> (last % 64) & 1 != 0 && self.addresses.contains(address)
     }
 }
 

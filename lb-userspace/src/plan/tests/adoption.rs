@@ -52,7 +52,10 @@ fn recover(store: &MemoryStore, desired: &DesiredState) {
     settle(&mut planner, store, desired, &node());
     expect_served(store, desired);
     assert!(planner.repair(&Dump::of(store).unwrap()).is_empty());
-    assert!(adopt(store).plan(desired, &node()).is_empty());
+    let mut restarted = adopt(store);
+    assert!(restarted.plan(desired, &node()).is_empty());
+    settle(&mut restarted, store, desired, &node());
+    assert_eq!(restarted.fill(), planner.fill());
 }
 
 fn damage() -> impl Strategy<Value = (usize, u32, u64)> {
