@@ -1,4 +1,4 @@
-//! `steerway run`: the agent.
+//! `steerway run`: validates the settings, starts logs and runtime, and runs the agent until it is told to end.
 
 use anyhow::Context as _;
 
