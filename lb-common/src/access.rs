@@ -51,6 +51,8 @@ pub trait Packet {
     /// Ones' complement sum (RFC 1071) of `length` bytes at `offset`, not folded; `length` is a multiple of four up to
     /// [`SUM_BYTES`].
     fn sum(&self, offset: usize, length: usize) -> Option<u64>;
+    /// Tells a sum that a hook keeps over the whole packet of a change which no checksum in the packet absorbs.
+    fn whole_delta(&mut self, delta: u32);
     /// Length of the packet in bytes.
     fn length(&self) -> usize;
     /// Payload bytes of each segment that the packet becomes on the wire; 0 where it stays whole.

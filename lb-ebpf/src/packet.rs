@@ -11,11 +11,11 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::btf_maps::PerCpuArray;
-use aya_ebpf::macros::btf_map;
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_pull_data,
 };
+use aya_ebpf::macros::btf_map;
 use lb_common::access::{Packet, SUM_BYTES};
 
 /// 1 where `bpf_l4_csum_replace` knows `BPF_F_IPV6` (an IPv6 address change leaves a whole-packet sum as it is).
@@ -243,6 +243,12 @@ impl Packet for Skb {
         // SAFETY: the sum is taken over the whole room; what was not loaded is zero.
         let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, room.cast(), SUM_BYTES as u32, 0) };
         (sum >= 0).then_some(sum as u64)
+    }
+
+    #[inline(always)]
+    fn whole_delta(&mut self, delta: u32) {
+        // SAFETY: scalars and the context. A refusal means that there is no such sum.
+        unsafe { bpf_csum_update(self.0, delta) };
     }
 
     #[inline(always)]

@@ -74,12 +74,14 @@ pub fn addresses<F: Family, P: Packet>(
     }
 }
 
-/// Takes one from the time to live or hop limit.
+/// Takes one from the time to live or hop limit; no checksum in an IPv6 header absorbs that.
 #[inline(always)]
 fn ttl<F: Family, P: Packet>(packet: &mut P, l3: usize) -> Option<()> {
     if F::V6 {
         let half = packet.half(l3 + 6)?;
-        packet.set_half(l3 + 6, half.wrapping_sub(0x0100))
+        packet.set_half(l3 + 6, half.wrapping_sub(0x0100))?;
+        packet.whole_delta(checksum::delta(0x0100, 0));
+        Some(())
     } else {
         let half = packet.half(l3 + 8)?;
         let new = half.wrapping_sub(1);
