@@ -470,18 +470,18 @@ mod tests {
 
     #[test]
     fn words_survive_the_round_trip() {
-        let f = FrontendValue {
+        let value = FrontendValue {
             protocol: 17,
             flags: 0xa5,
             service: 0xdead_beef,
         };
-        assert_eq!(FrontendValue::from_word(f.word() | VERSION_MASK), f);
-        let b = BackendControl {
+        assert_eq!(FrontendValue::from_word(value.word() | VERSION_MASK), value);
+        let backend = BackendControl {
             generation: 0xfffe,
             state: 7,
             service: 77,
         };
-        assert_eq!(BackendControl::from_word(b.word()), b);
+        assert_eq!(BackendControl::from_word(backend.word()), backend);
         let r = Run { offset: 3, length: 250 };
         assert_eq!(Run::from_word(r.word()), r);
         let s = ServiceWord {

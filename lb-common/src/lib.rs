@@ -6,7 +6,7 @@
 //!
 //! Byte order: an address is the native-endian load of its network-order bytes ([`family::Family::Addr`]) and is never
 //! converted; a port is in host order everywhere outside the packet, in map words too.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "testing")), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod access;
@@ -19,5 +19,9 @@ pub mod layout;
 pub mod pipeline;
 pub mod slots;
 pub mod steps;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 pub mod wire;

@@ -16,6 +16,7 @@
 mod kernel;
 mod maps;
 mod packet;
+mod stages;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::classifier;
@@ -27,8 +28,9 @@ use lb_common::layout::stage;
 use lb_common::pipeline::{self, Hook, Stage, Step};
 use lb_common::verdict::{Action, Answer, Reason, Verdict};
 
-use crate::maps::{Handover, KernelTables, jump, work};
+use crate::maps::KernelTables;
 use crate::packet::Skb;
+use crate::stages::{Handover, jump, work};
 
 /// Go on to the next program (`TC_ACT_UNSPEC`, `TCX_NEXT`).
 const NEXT: i32 = -1;
@@ -278,12 +280,6 @@ fn steer_out(ctx: TcContext) -> i32 {
 #[classifier]
 fn lo_out(ctx: TcContext) -> i32 {
     hook::<{ Hook::LO_OUT }>(&ctx, ETHERNET)
-}
-
-/// Returns the low 32 bits of the kernel's jiffies when test-run; never attached.
-#[classifier]
-fn clock(_ctx: TcContext) -> i32 {
-    kernel::jiffies() as i32
 }
 
 #[cfg(target_arch = "bpf")]

@@ -9,9 +9,8 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::TcContext;
 use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::{V4, V6};
 use lb_common::flow::table::{self, Found, Half, Spot};
@@ -21,8 +20,7 @@ use lb_common::layout::{
     DEVICES, Device, FLOW_SETS, FRAGMENT_ENTRIES, FRONTEND_SETS, FragmentKey, RANGE_ENTRIES, RANGE_ID_BITS, SERVICES,
     config,
 };
-use lb_common::pipeline::Work;
-use lb_common::verdict::{Answer, REASONS, Reason};
+use lb_common::verdict::{REASONS, Reason};
 
 use crate::kernel;
 
@@ -74,74 +72,6 @@ static FRAGMENTS_V6: LruHashMap<[u64; 5], u64, { FRAGMENT_ENTRIES as usize }> = 
 static REASON_COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
 #[btf_map(name = "answers")]
 static ANSWERS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
-
-#[btf_map(name = "stage")]
-static STAGE: PerCpuArray<[u64; 4], 1> = PerCpuArray::new();
-#[btf_map(name = "work_v4")]
-static WORK_V4: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
-#[btf_map(name = "work_v6")]
-static WORK_V6: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
-#[btf_map(name = "stages")]
-static STAGES: ProgramArray<{ layout::stage::PROGRAMS.len() }> = ProgramArray::new();
-
-/// Words that hold a [`Work`] of either family.
-const WORK_WORDS: usize = 64;
-const _: () = assert!(size_of::<Work<V6>>() <= WORK_WORDS * 8 && size_of::<Work<V4>>() <= WORK_WORDS * 8);
-
-/// This CPU's room to work in.
-#[inline(always)]
-pub(crate) fn work<F: TableFamily>() -> Option<&'static mut Work<F>> {
-    let room = F::pick(|| WORK_V4.get_ptr_mut(0), || WORK_V6.get_ptr_mut(0))?;
-    // SAFETY: a per-CPU value of its own family that only the running program touches; it holds zeroes, which are a valid
-    // `Work`, or what an earlier program of the same family wrote there.
-    Some(unsafe { &mut *room.cast::<Work<F>>() })
-}
-
-/// What one stage tells the next.
-#[derive(Clone, Copy)]
-pub(crate) struct Handover {
-    /// The hook.
-    pub(crate) hook: u8,
-    /// Offset of the IP header.
-    pub(crate) l3: usize,
-    /// The answer that is asked for.
-    pub(crate) answer: Answer,
-    /// The MTU that the answer names.
-    pub(crate) mtu: u16,
-}
-
-impl Handover {
-    /// Leaves the hand-over for the next stage.
-    #[inline(always)]
-    pub(crate) fn put(self) {
-        if let Some(stage) = STAGE.get_ptr_mut(0) {
-            // SAFETY: a per-CPU value; the next stage runs on this CPU before any other packet does.
-            unsafe { *stage = [self.hook as u64, self.l3 as u64, self.answer as u64, self.mtu as u64] };
-        }
-    }
-
-    /// Takes what the stage before left; hook 0 where nothing was.
-    #[inline(always)]
-    pub(crate) fn take() -> Self {
-        let stage = STAGE.get_ptr(0);
-        // SAFETY: as in `put`.
-        let [hook, l3, kind, mtu] = stage.map_or([0; 4], |stage| unsafe { *stage });
-        let answer = Answer::from_number(kind as u8);
-        Self {
-            hook: hook as u8,
-            l3: l3 as usize & 0x1f,
-            answer,
-            mtu: mtu as u16,
-        }
-    }
-}
-
-/// Jumps to another stage; returns only if it is not in place.
-#[inline(always)]
-pub(crate) fn jump(ctx: &TcContext, index: u32) {
-    // SAFETY: the context is the program's own.
-    unsafe { STAGES.tail_call(ctx, index) };
-}
 
 /// A table of sets in a kernel map.
 #[derive(Clone, Copy)]
@@ -287,7 +217,10 @@ impl Tables for KernelTables {
     fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
         let (entry, own) = (&raw const *entry, &raw const *own);
         // As in `scan`.
-        Half::from_number(F::pick(|| settle_v4(entry.cast(), own), || settle_v6(entry.cast(), own)))
+        Half::from_number(F::pick(
+            || settle_v4(entry.cast(), own),
+            || settle_v6(entry.cast(), own),
+        ))
     }
 
     #[inline(always)]
@@ -483,8 +416,16 @@ macro_rules! choose {
         #[unsafe(no_mangle)]
         extern "C" fn $name(hash: u64, into: *mut Spot) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
-            let Some(into) = (unsafe { into.as_mut() }) else { return 0 };
-            table::choose::<$family, _>(&KernelTables { ctx: core::ptr::null_mut() }, hash, into) as u32
+            let Some(into) = (unsafe { into.as_mut() }) else {
+                return 0;
+            };
+            table::choose::<$family, _>(
+                &KernelTables {
+                    ctx: core::ptr::null_mut(),
+                },
+                hash,
+                into,
+            ) as u32
         }
     };
 }
@@ -503,7 +444,13 @@ macro_rules! settle {
             let (Some(entry), Some(own)) = (unsafe { entry.as_ref() }, unsafe { own.as_ref() }) else {
                 return Half::Stands as u32;
             };
-            table::settle(&KernelTables { ctx: core::ptr::null_mut() }, entry, own) as u32
+            table::settle(
+                &KernelTables {
+                    ctx: core::ptr::null_mut(),
+                },
+                entry,
+                own,
+            ) as u32
         }
     };
 }

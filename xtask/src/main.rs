@@ -8,6 +8,7 @@
 mod build;
 mod build_ebpf;
 mod ci;
+mod demo;
 mod exec;
 mod phases;
 mod run;
@@ -22,7 +23,7 @@ use clap::Parser;
 
 use crate::{phases::Phases, workspace::Workspace};
 
-/// The project's own commands: set up, build, run, test, check.
+/// The project's own commands: set up, build, run, show, test, check.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 enum Command {
@@ -30,6 +31,7 @@ enum Command {
     BuildEbpf(build_ebpf::Options),
     Build(build::Options),
     Run(run::Options),
+    Demo(demo::Options),
     Test(test::Options),
     Tidy(tidy::Options),
     Ci(ci::Options),
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
             Command::BuildEbpf(options) => build_ebpf::run(&options, &workspace, &mut phases),
             Command::Build(options) => build::run(&options, &workspace, &mut phases),
             Command::Run(options) => run::run(&options, &workspace, &mut phases),
+            Command::Demo(options) => demo::run(&options, &workspace, &mut phases),
             Command::Test(options) => Ok(test::run(&options, &workspace, phases)),
             Command::Tidy(options) => tidy::run(&options, &workspace),
             Command::Ci(options) => Ok(ci::run(&options, &workspace, phases)),

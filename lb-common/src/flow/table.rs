@@ -111,9 +111,17 @@ pub enum Inserted {
 /// Finds `key` and reads its entry's rewrite and place, in one pass; `hash` is the key's hash under the table's seed.
 /// [`Found::Busy`]: a slot was changing; [`locate`] looks again.
 #[inline(always)]
-pub fn find<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, hash: u64) -> (Found, Control, Option<(Rewrite<F>, Place)>) {
+pub fn find<F: TableFamily, T: Tables>(
+    tables: &T,
+    key: &Key<F>,
+    hash: u64,
+) -> (Found, Control, Option<(Rewrite<F>, Place)>) {
     let table = tables.flows::<F>();
-    let nothing = Control { version: 0, state: 0, last_seen: 0 };
+    let nothing = Control {
+        version: 0,
+        state: 0,
+        last_seen: 0,
+    };
     let mut found = Found::Nothing;
     for index in candidates(hash, table.mask()) {
         let Some(set) = table.set(index) else { break };

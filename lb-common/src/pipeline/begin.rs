@@ -18,8 +18,8 @@ use crate::wire;
 /// How many SNAT ports are tried for a new flow.
 pub const PORT_TRIES: u32 = 8;
 
-/// Distance between the ports that are tried; odd, so that neighbours' walks differ.
-const PORT_STEP: u32 = 61;
+/// Distance between the ports that are tried: a prime above every range, so that no walk meets a port twice.
+const PORT_STEP: u32 = 65_537;
 
 /// The stage for a flow's first packet; any hook at which flows begin. Decides what the flow is and leaves the rest to [`enter`].
 #[inline(always)]
@@ -200,8 +200,10 @@ fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mu
         protocol: entry.key.protocol,
     };
     for i in 0..=PORT_TRIES {
-        let step = start + i * PORT_STEP;
-        let ours = (first + if step >= count { step - count } else { step }) as u16;
+        let Some(offset) = (start + i * PORT_STEP).checked_rem(count) else {
+            return Port::None;
+        };
+        let ours = (first + offset) as u16;
         let port = if i == 0 && !own_port { entry.key.src.port } else { ours };
         spare.key.dst.port = port;
         let spot = table::locate(tables, &spare.key);

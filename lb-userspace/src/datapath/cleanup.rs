@@ -1,8 +1,8 @@
 //! Removes every trace of an agent that has ended: routes, programs, steer0, sysctls, maps, directories.
 //!
 //! Works on whatever is left; what is gone already is no error, and what cannot be removed does not keep the rest from it.
-//! Refused while an agent runs. Acts on the network namespace of the calling thread: devices of another one that was served
-//! are named, not touched.
+//! Refused while an agent runs. Acts on the network namespace of the calling thread, if that was the one that was served: of
+//! another one the pins alone are removed.
 
 use std::fmt::Display;
 use std::fs;
@@ -66,15 +66,17 @@ pub async fn cleanup(pins: &PinDir, run_dir: &RunDir, wait: Duration) -> Result<
     };
     let netlink = Netlink::open().map_err(CleanupError::Socket)?;
     let mut report = CleanupReport::default();
-    if !run_dir.is_this_netns() {
-        let what = "devices of another network namespace that was served: if it still exists, run cleanup inside it";
+    remove_links(pins, &mut report);
+    if run_dir.is_this_netns() {
+        remove_routes(&netlink, &mut report).await;
+        remove_filters(&netlink, run_dir, &mut report).await;
+        remove_device(&netlink, &mut report).await;
+        restore_sysctls(run_dir, &mut report);
+    } else {
+        // What is here may be another agent's.
+        let what = "devices of another network namespace that was served: they are gone with it, or `ip link del steer0` there";
         report.left.push(what.to_owned());
     }
-    remove_routes(&netlink, &mut report).await;
-    remove_links(pins, &mut report);
-    remove_filters(&netlink, run_dir, &mut report).await;
-    remove_device(&netlink, &mut report).await;
-    restore_sysctls(run_dir, &mut report);
     remove_pins(pins, &mut report);
     if run_dir.root().exists() {
         match fs::remove_dir_all(run_dir.root()) {
@@ -89,7 +91,7 @@ pub async fn cleanup(pins: &PinDir, run_dir: &RunDir, wait: Duration) -> Result<
 async fn remove_routes(netlink: &Netlink, report: &mut CleanupReport) {
     match steer::remove_all_routes(netlink.handle()).await {
         Ok(0) => {}
-        Ok(count) => report.removed(format!("{count} routes to VIPs")),
+        Ok(count) => report.removed(format!("routes to VIPs ({count})")),
         Err(error) => report.left("routes to VIPs", &error),
     }
 }

@@ -20,9 +20,9 @@ const FRAME: [u8; 14] = [0; 14];
 /// Between the edges of two ticks while measuring.
 const MEASURE: Duration = Duration::from_millis(200);
 /// How exactly the time of an edge must be known: a thread that loses its CPU in between says nothing.
-const EDGE_WINDOW: Duration = Duration::from_millis(2);
+const EDGE_WINDOW: Duration = Duration::from_millis(3);
 /// Ticks come at least every 10 ms; edges that cannot be seen for so long are none.
-const EDGE_LIMIT: Duration = Duration::from_secs(2);
+const EDGE_LIMIT: Duration = Duration::from_secs(5);
 const TRIES: usize = 5;
 
 /// Why the clock cannot be read.
@@ -38,7 +38,7 @@ pub enum ClockError {
         measured: f64,
     },
     /// Jiffies do not advance, or this thread is hardly ever run.
-    #[error("no tick of jiffies was seen in 2 s")]
+    #[error("no tick of jiffies was seen in {} s", EDGE_LIMIT.as_secs())]
     Still,
 }
 
@@ -86,8 +86,8 @@ impl Clock {
         Err(ClockError::UnknownHz { measured })
     }
 
-    /// Waits for a tick and returns it with its time. Only a single step that was seen in a short window counts: a step of
-    /// several means that the tick itself came late, as on a virtual CPU that did not run.
+    /// Waits for a tick and returns it with its time. Only one that was seen in a short window counts. A tick that comes late,
+    /// as on a virtual CPU that did not run, makes up for those before it, so that jiffies are right when they just changed.
     fn edge(&self) -> Result<(u32, Instant), ClockError> {
         let began = now();
         let (mut before, mut asked) = (self.jiffies()?, began);
@@ -95,7 +95,7 @@ impl Clock {
             let asking = now();
             let jiffies = self.jiffies()?;
             let answered = now();
-            if jiffies == before.wrapping_add(1) && answered - asked < EDGE_WINDOW {
+            if jiffies != before && answered - asked < EDGE_WINDOW {
                 return Ok((jiffies, answered));
             }
             if answered - began > EDGE_LIMIT {

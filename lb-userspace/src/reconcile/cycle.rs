@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::words;
+use crate::clock::{Instant, now};
 use crate::config::Config;
 use crate::datapath::interfaces::InterfaceTable;
 use crate::datapath::steer::SteerDevice;
@@ -54,6 +55,19 @@ pub(super) struct Work {
     pub(super) steer: Option<SteerDevice>,
 }
 
+/// How long the parts of a publication took, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Reading the tables back, where a planner was made anew.
+    pub(super) adopt: u64,
+    /// From objects to the desired state.
+    pub(super) model: u64,
+    /// From there to operations.
+    pub(super) plan: u64,
+    /// Carrying them out.
+    pub(super) write: u64,
+}
+
 /// What a cycle published.
 pub(super) struct Published {
     pub(super) planner: Planner,
@@ -63,6 +77,7 @@ pub(super) struct Published {
     /// VIPs that host processes must reach by our device.
     pub(super) vips: BTreeSet<IpAddr>,
     pub(super) operations: usize,
+    pub(super) times: Times,
     /// Something was left out that may fit soon.
     pub(super) starved: bool,
     /// Devices without room.
@@ -82,15 +97,27 @@ impl Work {
             steer,
         } = self;
         let adopted = planner.is_none();
+        let began = now();
         let mut planner = match planner {
             Some(planner) => planner,
             None => Planner::adopt(Dump::of(store.as_ref())?, fixed.seed),
         };
+        let adopted_at = now();
         let desired = model::build(&objects.snapshot, &fixed.model);
+        let built_at = now();
         let vips = vips(&desired);
         let node = node_tables(&fixed, &desired, &table, steer, &vips);
         let plan = planner.plan(&desired, &node);
+        let planned_at = now();
         plan.apply(store.as_ref())?;
+        let written_at = now();
+        let ms = |from: Instant, to: Instant| (to - from).as_millis() as u64;
+        let times = Times {
+            adopt: ms(began, adopted_at),
+            model: ms(adopted_at, built_at),
+            plan: ms(built_at, planned_at),
+            write: ms(planned_at, written_at),
+        };
         let mut rejections: Vec<Rejection> = objects
             .rejections
             .iter()
@@ -106,6 +133,7 @@ impl Work {
             rejections,
             vips,
             operations: plan.len(),
+            times,
             starved: plan.starved,
             devices_left_out: plan.devices_left_out,
             adopted,

@@ -77,6 +77,10 @@ impl<H: Host> Reconciler<H> {
                 info!(
                     ops = published.operations,
                     ms = took.as_millis() as u64,
+                    adopt_ms = published.times.adopt,
+                    model_ms = published.times.model,
+                    plan_ms = published.times.plan,
+                    write_ms = published.times.write,
                     generation = source.generation,
                     services = published.desired.service_ports.len(),
                     rejections = published.rejections.len(),

@@ -25,7 +25,7 @@ pub use http::{HttpClient, http_request};
 pub use ping::{PingError, PingReply, ping};
 pub use server::Server;
 pub use tcp::{distribution, tcp_request};
-pub use udp::{UdpKind, udp_distribution, udp_request, udp_request_with};
+pub use udp::{UdpKind, udp_distribution, udp_request, udp_request_of, udp_request_with};
 pub use udp_stream::{UdpReport, UdpStream};
 
 use std::collections::BTreeMap;

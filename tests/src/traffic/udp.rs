@@ -40,7 +40,20 @@ pub fn udp_request_with(
     kind: UdpKind,
 ) -> Result<Reply, ConnectError> {
     let to = to.into();
-    from.as_ref().run(|| request(to, bind, timeout, kind))
+    from.as_ref().run(|| request(to, bind, timeout, kind, REQUEST))
+}
+
+/// Makes one request with a payload of `length` bytes, which comes back whole: above the path's MTU it travels in fragments.
+pub fn udp_request_of(
+    from: &impl AsRef<Netns>,
+    to: impl Into<SocketAddr>,
+    length: usize,
+    timeout: Duration,
+) -> Result<Reply, ConnectError> {
+    let to = to.into();
+    let payload: Vec<u8> = (0..length).map(|i| b'a' + (i % 26) as u8).collect();
+    from.as_ref()
+        .run(|| request(to, None, timeout, UdpKind::Connected, &payload))
 }
 
 /// Makes `count` requests one after another, each from a new socket; returns how many each backend answered.
@@ -49,21 +62,27 @@ pub fn udp_request_with(
 #[track_caller]
 pub fn udp_distribution(from: &impl AsRef<Netns>, to: impl Into<SocketAddr>, count: usize) -> BTreeMap<String, usize> {
     let to = to.into();
-    let one = || request(to, None, REQUEST_TIMEOUT, UdpKind::Connected);
+    let one = || request(to, None, REQUEST_TIMEOUT, UdpKind::Connected, REQUEST);
     let replies = from.as_ref().run(|| (0..count).map(|_| one()).collect());
     count_backends(to, replies)
 }
 
-fn request(to: SocketAddr, bind: Option<SocketAddr>, timeout: Duration, kind: UdpKind) -> Result<Reply, ConnectError> {
+fn request(
+    to: SocketAddr,
+    bind: Option<SocketAddr>,
+    timeout: Duration,
+    kind: UdpKind,
+    payload: &[u8],
+) -> Result<Reply, ConnectError> {
     let started = Instant::now();
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; payload.len() + 1024];
     let mut exchange = || -> std::io::Result<(UdpSocket, usize, SocketAddr)> {
         let socket = UdpSocket::bind(bind.unwrap_or_else(|| unspecified(to)))?;
         socket.set_read_timeout(Some(timeout))?;
         report_errors(&socket, to.is_ipv6())?;
         match kind {
-            UdpKind::Connected => socket.connect(to).and_then(|()| socket.send(REQUEST))?,
-            UdpKind::Unconnected => socket.send_to(REQUEST, to)?,
+            UdpKind::Connected => socket.connect(to).and_then(|()| socket.send(payload))?,
+            UdpKind::Unconnected => socket.send_to(payload, to)?,
         };
         let (length, source) = socket.recv_from(&mut buffer)?;
         Ok((socket, length, source))
@@ -75,7 +94,7 @@ fn request(to: SocketAddr, bind: Option<SocketAddr>, timeout: Duration, kind: Ud
     }
     let answer = &buffer[..length];
     match parse_identity(answer) {
-        Some((backend, client_seen, rest)) if rest == REQUEST => {
+        Some((backend, client_seen, rest)) if rest == payload => {
             let local = socket
                 .local_addr()
                 .map_err(|error| ConnectError::from_io(&error, started))?;

@@ -1,17 +1,19 @@
 //! After cleanup the node is as it was before the agent, whatever of it was left.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use steerway::datapath::attach::Kind;
+use lb_tests::assert::eventually;
+use steerway::datapath::attach::{Hook, Kind};
 use steerway::datapath::cleanup::{CleanupError, CleanupReport, cleanup};
 use steerway::datapath::netlink::Netlink;
 use steerway::datapath::pins::PinError;
 use steerway::datapath::steer::{RouteNeeds, SteerDevice, VipRoutes};
 
-use super::{Site, UPLINK, table};
+use super::{SERVED, Site, UPLINK, table};
 
 /// All that the node shows of itself, one fact a line.
 fn state(site: &Site) -> BTreeSet<String> {
@@ -22,14 +24,19 @@ fn state(site: &Site) -> BTreeSet<String> {
         "ip -4 route show table all",
         "ip -6 route show table all",
         "tc qdisc show",
-        "bpftool net show",
     ] {
         let argv: Vec<&str> = command.split_whitespace().collect();
         text.push_str(&site.node.ok(&argv));
     }
     for interface in ["lo", UPLINK, super::POD_LINK] {
-        for hook in ["ingress", "egress"] {
-            text.push_str(&site.node.ok(&["tc", "filter", "show", "dev", interface, hook]));
+        for hook in Hook::ALL {
+            text.push_str(&site.node.ok(&["tc", "filter", "show", "dev", interface, hook.name()]));
+            _ = writeln!(
+                text,
+                "tcx of {interface} {}: {:?}",
+                hook.name(),
+                site.tcx(interface, hook)
+            );
         }
     }
     text.push_str(&site.node.ok(&["sysctl", "-a", "--pattern", "^net.ipv[46].(conf|ip_)"]));
@@ -39,9 +46,16 @@ fn state(site: &Site) -> BTreeSet<String> {
 /// The node is as it was.
 #[track_caller]
 fn check_state(site: &Site, before: &BTreeSet<String>) {
-    let now = state(site);
-    let differences: Vec<_> = now.symmetric_difference(before).collect();
-    assert!(differences.is_empty(), "{differences:#?}");
+    // The kernel frees links some time after their pins have gone.
+    eventually(Duration::from_secs(5), "the node is as it was", || {
+        let now = state(site);
+        let differences: Vec<_> = now.symmetric_difference(before).collect();
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{differences:#?}"))
+        }
+    });
 }
 
 /// An agent's whole footprint; nothing of it runs any more.
@@ -84,7 +98,7 @@ fn check_nothing_is_left(kind: Kind) {
     let report = clean(&site).expect("a report");
     assert_eq!(report.left, [""; 0]);
     for what in [
-        "2 routes to VIPs",
+        "routes to VIPs (2)",
         "interface steer0",
         "map flows_v4",
         "our value of net/ipv4/conf/lo/accept_local: it is 0 again",
@@ -131,7 +145,10 @@ fn half_of_it_is_enough() {
             !site.pins.root().exists() && !site.run_dir.root().exists(),
             "{report:?}"
         );
-        assert!(site.node.ifindex("steer0").is_none() && !site.node.ok(&["bpftool", "net", "show"]).contains("pod_in"));
+        assert!(site.node.ifindex("steer0").is_none());
+        for (interface, hook, _) in SERVED {
+            site.no_tcx(interface, hook);
+        }
     }
 }
 
@@ -187,14 +204,22 @@ fn what_is_not_ours_stays_and_is_named() {
 }
 
 #[test]
-fn another_namespace_that_was_served_is_named() {
+fn another_namespace_than_the_one_that_was_served_is_not_touched() {
     let (site, elsewhere) = (Site::new("served"), Site::new("elsewhere"));
     install(&site, Kind::Tcx);
+    install(&elsewhere, Kind::Tcx);
+    let before = state(&elsewhere);
     let report = elsewhere.block(|| async { cleanup(&site.pins, &site.run_dir, Duration::ZERO).await });
-    let left = report.expect("a report").left;
+    let report = report.expect("a report");
     assert!(
-        left.iter().any(|left| left.contains("another network namespace")),
-        "{left:?}"
+        report
+            .left
+            .iter()
+            .any(|left| left.contains("another network namespace")),
+        "{report:?}"
     );
-    assert!(site.node.ifindex("steer0").is_some(), "devices there are not touched");
+    check_state(&elsewhere, &before);
+    assert!(site.node.ifindex("steer0").is_some(), "nothing here can reach it");
+    site.no_tcx(UPLINK, Hook::Ingress);
+    assert!(!site.pins.root().exists());
 }

@@ -138,6 +138,19 @@ impl Site {
             .collect()
     }
 
+    /// Waits until no tcx program is on a hook: the kernel frees a link some time after its pin has gone.
+    #[track_caller]
+    fn no_tcx(&self, interface: &str, hook: Hook) {
+        eventually(Duration::from_secs(5), "a hook without a program", || {
+            let left = self.tcx(interface, hook);
+            if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{interface} {}: {left:?}", hook.name()))
+            }
+        });
+    }
+
     /// The bpf filters on a clsact hook as `tc` shows them, one a line.
     fn filters(&self, interface: &str, hook: Hook) -> Vec<String> {
         let shown = self.node.ok(&["tc", "filter", "show", "dev", interface, hook.name()]);

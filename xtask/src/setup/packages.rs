@@ -17,8 +17,8 @@ const COMPILER: [Need; 3] = [
     Need::new("libstd-rust-web-dev-bpf", "/usr/lib/rustlib/bpfel-unknown-none"),
 ];
 
-/// Programs that the tests start, by name.
-const TEST_TOOLS: [Need; 7] = [
+/// Programs that the tests start, and one that the demo names to try, by name.
+const TEST_TOOLS: [Need; 8] = [
     Need::new("nftables", "nft"),
     Need::new("iptables", "iptables"),
     Need::new("ethtool", "ethtool"),
@@ -26,6 +26,7 @@ const TEST_TOOLS: [Need; 7] = [
     Need::new("bpftool", "bpftool"),
     Need::new("tcpdump", "tcpdump"),
     Need::new("conntrack", "conntrack"),
+    Need::new("curl", "curl"),
 ];
 
 /// A package and the file that it is wanted for: an absolute path, or a program's name.

@@ -31,7 +31,7 @@ use crate::{
 
 /// Packages with tests. Always all of them in one build: cargo joins the features of what it builds together, so that
 /// another choice of packages compiles many dependencies again.
-const PACKAGES: [&str; 4] = ["lb-common", "steerway", "xtask", "lb-tests"];
+pub(crate) const PACKAGES: [&str; 4] = ["lb-common", "steerway", "xtask", "lb-tests"];
 
 /// The package whose tests need root; its library's unit tests run with them.
 const ROOT_PACKAGE: &str = "lb-tests/";

@@ -31,10 +31,11 @@ const PRINTING: [&str; 5] = [
 ];
 
 /// The files that may hold unsafe code.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "lb-ebpf/src/packet.rs",
     "lb-ebpf/src/kernel.rs",
     "lb-ebpf/src/maps.rs",
+    "lb-ebpf/src/stages.rs",
     "lb-userspace/src/maps/mmap.rs",
     "lb-userspace/src/maps/syscall.rs",
     "tests/src/prog_run/syscall.rs",

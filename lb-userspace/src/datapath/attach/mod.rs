@@ -191,6 +191,20 @@ pub enum AttachError {
     },
 }
 
+impl AttachError {
+    /// False if no program of ours runs on the hook in question.
+    fn may_leave_a_former_program(&self) -> bool {
+        match self {
+            Self::Foreign { .. } | Self::Qdisc { .. } | Self::NoPriority { .. } => false,
+            Self::List { .. }
+            | Self::ListFilters { .. }
+            | Self::Attach { .. }
+            | Self::Pin { .. }
+            | Self::File { .. } => true,
+        }
+    }
+}
+
 /// The programs of an interface.
 pub fn programs_of(interface: &Interface) -> &'static [(Hook, ProgramName)] {
     use Hook::{Egress, Ingress};
@@ -252,13 +266,13 @@ impl Attacher {
 
     /// Hooks what the table wants hooked and unhooks the rest; returns what did not succeed, for the next call to retry.
     pub async fn apply(&mut self, table: &InterfaceTable, trust: Trust) -> Vec<AttachError> {
-        let wanted: Vec<Target> = table.interfaces.iter().flat_map(targets).collect();
-        let thorough = trust == Trust::Nothing || !std::mem::replace(&mut self.settled, true);
-        let mut errors = Vec::new();
         if let Err(source) = self.programs.use_begins(&self.pins) {
             let path = self.pins.stages().join(self.programs.stages());
             return vec![AttachError::Pin { path, source }];
         }
+        let wanted: Vec<Target> = table.interfaces.iter().flat_map(targets).collect();
+        let thorough = trust == Trust::Nothing || !std::mem::replace(&mut self.settled, true);
+        let mut errors = Vec::new();
         for target in &wanted {
             let key = (target.ifindex, target.hook);
             if trust == Trust::Known && self.served.get(&key) == Some(target) {
@@ -277,11 +291,8 @@ impl Attacher {
             }
         }
         let keep: BTreeSet<(u32, Hook)> = wanted.iter().map(|target| (target.ifindex, target.hook)).collect();
-        let lost = self.served.keys().any(|key| !keep.contains(key));
-        if thorough || lost {
-            errors.extend(self.unhook_others(table, &keep, thorough).await);
-        }
-        if errors.is_empty() && !self.switched {
+        errors.extend(self.unhook_others(table, &keep, thorough).await);
+        if !self.switched && !errors.iter().any(AttachError::may_leave_a_former_program) {
             match retire_others(&self.pins, self.programs.stages()) {
                 Ok(()) => self.switched = true,
                 Err(source) => errors.push(AttachError::File {

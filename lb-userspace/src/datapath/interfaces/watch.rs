@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{Handle, MulticastGroup};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Change, Dump, InterfaceTable, Rules, interface_table};
 use crate::clock;
+use crate::datapath::netlink::Netlink;
 
 const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
@@ -46,6 +47,9 @@ pub enum WatchError {
     /// No socket.
     #[error("cannot open an rtnetlink socket")]
     Socket(#[source] io::Error),
+    /// The socket of events is closed; a new one is needed.
+    #[error("no more events come")]
+    Ended,
     /// The kernel refused a dump.
     #[error("cannot list {what}")]
     List {
@@ -107,10 +111,13 @@ pub async fn snapshot(rules: &Rules) -> Result<InterfaceTable, WatchError> {
     })
 }
 
-/// A connection that receives events and makes dumps.
+/// Events, and dumps on a socket of their own: an event carries the sequence number of whoever asked for the change, and
+/// where it arrives beside answers it is taken for the answer to a request of ours with the same number.
 struct Feed {
-    handle: Handle,
+    requests: Netlink,
     events: Events,
+    /// No more events come.
+    ended: bool,
     connection: JoinHandle<()>,
 }
 
@@ -118,33 +125,38 @@ type Events = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetli
 
 impl Feed {
     fn open() -> Result<Self, WatchError> {
-        let (mut connection, handle, events) =
-            rtnetlink::new_multicast_connection(&GROUPS).map_err(WatchError::Socket)?;
+        let requests = Netlink::open().map_err(WatchError::Socket)?;
+        let (mut connection, _, events) = rtnetlink::new_multicast_connection(&GROUPS).map_err(WatchError::Socket)?;
         let socket = rtnetlink::sys::AsyncSocket::socket_mut(connection.socket_mut());
         socket.set_rx_buf_sz(RECEIVE_BUFFER).map_err(WatchError::Socket)?;
         let events = events.map(|(message, _)| message).boxed();
         Ok(Self {
-            handle,
+            requests,
             events,
+            ended: false,
             connection: tokio::spawn(connection),
         })
     }
 
     async fn dump(&mut self) -> Result<Dump, WatchError> {
+        if self.ended {
+            return Err(WatchError::Ended);
+        }
         let mut dump = Dump::default();
         let failed = |what| move |source| WatchError::List { what, source };
-        let mut links = self.handle.link().get().execute();
+        let handle = self.requests.handle();
+        let mut links = handle.link().get().execute();
         while let Some(link) = links.try_next().await.map_err(failed("links"))? {
             dump.apply(&RouteNetlinkMessage::NewLink(link));
         }
-        let mut addresses = self.handle.address().get().execute();
+        let mut addresses = handle.address().get().execute();
         while let Some(address) = addresses.try_next().await.map_err(failed("addresses"))? {
             dump.apply(&RouteNetlinkMessage::NewAddress(address));
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
-            let mut routes = self.handle.route().get(request).execute();
+            let mut routes = handle.route().get(request).execute();
             while let Some(route) = routes.try_next().await.map_err(failed("routes"))? {
                 dump.apply(&RouteNetlinkMessage::NewRoute(route));
             }
@@ -205,9 +217,11 @@ impl State {
                 }
             } else {
                 tokio::select! {
-                    event = feed.events.next() => match event {
-                        Some(event) => self.take(&event, &mut feed, &mut due),
-                        None => due.at = now,
+                    event = feed.events.next(), if !feed.ended => if let Some(event) = event {
+                        self.take(&event, &mut feed, &mut due);
+                    } else {
+                        feed.ended = true;
+                        due.at = now;
                     },
                     changed = self.rules.changed(), if rules_live => rules_live = changed.is_ok(),
                     () = sleep_until(due.at) => {}

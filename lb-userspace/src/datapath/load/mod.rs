@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use aya::maps::{Map, MapData, MapError, MapInfo};
 use aya::pin::PinError as AyaPinError;
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use lb_common::layout::{self, map};
 use serde::Serialize;
 use thiserror::Error;
@@ -181,6 +181,9 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
     let fates = reuse::decide(&wanted, &pinned, mark == Mark::Version(layout::LAYOUT_VERSION));
 
     let mut loader = EbpfLoader::new();
+    // Errors and statistics, not every instruction: aya loads again with a log after any failure, also after one that passes
+    // (EAGAIN when a signal comes in between), and would take a log that overflows for a refusal.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
     for (name, sets) in &sizes {
         if wanted.contains_key(name) {
             loader.map_max_entries(name, *sets);
@@ -231,7 +234,7 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
     })
 }
 
-/// Lines of the verifier's log that an error quotes; the whole may be megabytes.
+/// Lines of the verifier's log that an error quotes.
 const LOG_LINES: usize = 8;
 
 fn verify(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {

@@ -1,0 +1,181 @@
+//! The stage of the traffic tests: a world, a server on every pod, one Service with every kind of frontend, an agent a node.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_tests::agent::Agent;
+use lb_tests::objects::{Folder, NodeObject, ServiceObject, SliceObject, service, slice};
+use lb_tests::traffic::Server;
+use lb_tests::world::{Pod, World, WorldBuilder};
+
+/// Port of every server on a pod, TCP and UDP.
+pub(super) const SERVER_PORT: u16 = 8080;
+/// Port of the Service, TCP and UDP.
+pub(super) const PORT: u16 = 80;
+/// The Service's node port, TCP and UDP.
+pub(super) const NODE_PORT: u16 = 30080;
+
+/// Addresses of the Service in one family.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    /// ClusterIP.
+    pub(super) cluster: IpAddr,
+    /// External IP.
+    pub(super) external: IpAddr,
+    /// LoadBalancer IP.
+    pub(super) balancer: IpAddr,
+}
+
+/// The Service's addresses, IPv4 then IPv6.
+pub(super) fn families() -> [Addresses; 2] {
+    let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
+    [
+        Addresses {
+            cluster: parse("10.96.0.10"),
+            external: parse("198.51.100.7"),
+            balancer: parse("203.0.113.10"),
+        },
+        Addresses {
+            cluster: parse("fd00:10:96::10"),
+            external: parse("2001:db8:51::7"),
+            balancer: parse("2001:db8:113::10"),
+        },
+    ]
+}
+
+/// A running scene. Agents are dropped before the world.
+pub(super) struct Scene {
+    /// One agent a node.
+    pub(super) agents: Vec<Agent>,
+    /// The objects.
+    pub(super) folder: Folder,
+    /// The servers, each named after its pod.
+    _servers: Vec<Server>,
+    /// The world.
+    pub(super) world: World,
+}
+
+impl Scene {
+    /// The usual world with the Service over all pods.
+    #[track_caller]
+    pub(super) fn new() -> Self {
+        Self::of(&World::builder(), &[])
+    }
+
+    /// A world of one's own; agents get further arguments. The Service stands over all pods.
+    #[track_caller]
+    pub(super) fn of(builder: &WorldBuilder, arguments: &[&str]) -> Self {
+        let mut scene = Self::silent(builder);
+        let all: Vec<String> = scene.world.pods().map(|pod| pod.name.clone()).collect();
+        scene.put_service(&web());
+        scene.put_endpoints(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        scene.start(arguments);
+        scene
+    }
+
+    /// World and servers, without objects but the nodes' and without agents.
+    #[track_caller]
+    pub(super) fn silent(builder: &WorldBuilder) -> Self {
+        let world = builder.build();
+        let folder = Folder::new();
+        for node in world.nodes() {
+            folder.put(&NodeObject::from(node));
+        }
+        let mut servers = Vec::new();
+        for pod in world.pods() {
+            for address in [IpAddr::V4(pod.ip4), IpAddr::V6(pod.ip6)] {
+                servers.push(Server::tcp(pod, &pod.name, (address, SERVER_PORT)));
+                servers.push(Server::udp(pod, &pod.name, (address, SERVER_PORT)));
+            }
+        }
+        for [cluster, external, balancer] in [
+            ["10.96.0.10", "198.51.100.7", "203.0.113.10"],
+            ["fd00:10:96::10", "2001:db8:51::7", "2001:db8:113::10"],
+        ] {
+            for address in [cluster, external, balancer] {
+                let length = if address.contains(':') { 128 } else { 32 };
+                world.route_to_node(&format!("{address}/{length}"), 1);
+            }
+        }
+        Self {
+            agents: Vec::new(),
+            folder,
+            _servers: servers,
+            world,
+        }
+    }
+
+    /// Starts an agent on every node and waits until all is programmed.
+    #[track_caller]
+    pub(super) fn start(&mut self, arguments: &[&str]) {
+        for node in self.world.nodes() {
+            self.agents.push(Agent::start(node, &self.folder, arguments));
+        }
+        self.settle();
+    }
+
+    /// Waits until every agent has programmed what the folder holds.
+    #[track_caller]
+    pub(super) fn settle(&mut self) {
+        for agent in &mut self.agents {
+            agent.wait_ready();
+        }
+    }
+
+    /// Writes the Service.
+    pub(super) fn put_service(&self, object: &ServiceObject) {
+        self.folder.put(object);
+    }
+
+    /// Writes the Service's endpoints in both families.
+    pub(super) fn put_endpoints(&self, pods: &[&str]) {
+        let pods: Vec<Pod> = pods.iter().map(|name| self.world.pod(name).clone()).collect();
+        self.folder.put(&endpoints("web", &pods, false));
+        self.folder.put(&endpoints("web", &pods, true));
+    }
+}
+
+/// The Service `web`: ClusterIP, external IP, LoadBalancer IP and node port, TCP and UDP on one port, both families.
+pub(super) fn web() -> ServiceObject {
+    let [v4, v6] = families();
+    let text = |address: IpAddr| address.to_string();
+    service("default", "web")
+        .cluster_ip(&text(v4.cluster))
+        .cluster_ip(&text(v6.cluster))
+        .port("http", PORT, "TCP")
+        .target_port(SERVER_PORT)
+        .node_port(NODE_PORT)
+        .port("dns", PORT, "UDP")
+        .target_port(SERVER_PORT)
+        .node_port(NODE_PORT)
+        .external_ip(&text(v4.external))
+        .external_ip(&text(v6.external))
+        .load_balancer_ip(&text(v4.balancer))
+        .load_balancer_ip(&text(v6.balancer))
+}
+
+/// A slice of a Service over pods.
+pub(super) fn endpoints(name: &str, pods: &[Pod], v6: bool) -> SliceObject {
+    let object = slice("default", &format!("{name}-{}", if v6 { "v6" } else { "v4" }), name);
+    let mut object = if v6 { object.v6() } else { object.v4() };
+    object = object
+        .port_of("http", SERVER_PORT, "TCP")
+        .port_of("dns", SERVER_PORT, "UDP");
+    for pod in pods {
+        object = if v6 {
+            object.endpoint(pod.ip6)
+        } else {
+            object.endpoint(pod.ip4)
+        };
+        object = object
+            .node(&format!("node{}", pod.node))
+            .ready(true)
+            .serving(true)
+            .terminating(false);
+    }
+    object
+}
+
+/// A socket address.
+pub(super) fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
+}

@@ -1,0 +1,78 @@
+//! `demo`: sets up and builds what is missing, then runs the program `demo` of package lb-tests, as root.
+//!
+//! xtask depends on no crate of the workspace; the demo reuses the harness of the tests. It is built as the tests are,
+//! so that dependencies compiled for one serve the other.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{
+    build, build_ebpf, exec,
+    phases::Phases,
+    setup::{self, Scope},
+    test,
+    workspace::Workspace,
+};
+
+/// Show a small cluster at work: requests without pause, while backends and agents come and go.
+///
+/// Makes network namespaces (a client, two nodes, pods), runs one agent a node on deploy/examples and sends HTTP and
+/// UDP requests all the while. Sets up and builds what is missing; only the demo itself is run as root (by sudo where
+/// the caller is not root). Exit status 0 if nothing was lost; everything is taken down at the end, and on Ctrl-C.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Leave the cluster up; print commands to try, and the one that takes it down.
+    #[arg(long)]
+    keep: bool,
+    /// How long requests are sent, over all phases.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(6..=3600))]
+    seconds: u32,
+}
+
+pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<ExitCode> {
+    setup::ensure(Scope::Test, workspace, phases)?;
+    let object = build_ebpf::build(workspace, phases)?;
+    build::agent(workspace, phases, &object)?;
+    let demo = build_demo(workspace, phases, &object)?;
+    let agent = workspace.agent();
+    let mut command = exec::as_root(&demo, &[("STEERWAY_BIN", agent.as_os_str())], "make network namespaces")?;
+    command.args(arguments(options));
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", exec::describe(&command)))
+}
+
+fn build_demo(workspace: &Workspace, phases: &mut Phases, object: &Path) -> Result<PathBuf> {
+    phases.time("build the demo", || {
+        let mut command = build::cargo_with_object(workspace, object);
+        command.args(["build", "--locked"]);
+        command.args(test::PACKAGES.iter().flat_map(|package| ["-p", package]));
+        exec::run(command.args(["--bin", "demo"]))
+    })?;
+    Ok(workspace.target.join("debug/demo"))
+}
+
+fn arguments(options: &Options) -> Vec<String> {
+    let mut arguments = vec![format!("--seconds={}", options.seconds)];
+    if options.keep {
+        arguments.push("--keep".to_owned());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_is_told_what_was_asked_for() {
+        let arguments = |keep, seconds| arguments(&Options { keep, seconds });
+        assert_eq!(arguments(false, 24), ["--seconds=24"]);
+        assert_eq!(arguments(true, 60), ["--seconds=60", "--keep"]);
+    }
+}
