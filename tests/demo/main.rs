@@ -11,7 +11,6 @@
     clippy::assigning_clones,
     clippy::duration_suboptimal_units,
     clippy::format_push_string,
-    clippy::match_wildcard_for_single_variants,
     clippy::wildcard_enum_match_arm,
     reason = "a program to look at; its few states are all shown"
 )]

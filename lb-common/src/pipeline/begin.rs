@@ -135,7 +135,7 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
     Verdict::pass(Reason::NewFlow)
 }
 
-/// The stage that enters a flow in the table as [`begin`] or [`note`] decided.
+/// The stage that enters a flow in the table as `begin` or `note` decided.
 #[inline(always)]
 pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<F::Addr> {
     let Work {

@@ -80,7 +80,7 @@ fn echo<F: TableFamily, T: Tables>(tables: &T, header: &Header<F>, hook: u8) -> 
     refuse_with(tables, header, 0, Verdict::answer(Answer::Echo, 0, Reason::Echo))
 }
 
-/// Carries out [`Action::Answer`]: builds the answer in the packet and says how it leaves.
+/// Carries out `Action::Answer`: builds the answer in the packet and says how it leaves.
 #[inline(always)]
 pub fn reply_in_place<F: TableFamily, P: Packet, T: Tables>(
     packet: &mut P,

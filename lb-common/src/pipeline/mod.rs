@@ -72,15 +72,15 @@ type Decided<F> = Verdict<<F as Family>::Addr>;
 pub enum Stage {
     /// None: the packet is decided.
     Done,
-    /// [`note`].
+    /// [`note()`].
     Note,
-    /// [`begin`].
+    /// [`begin()`].
     Begin,
     /// [`enter`].
     Enter,
     /// [`translate_known`].
     Translate,
-    /// [`control`].
+    /// [`control()`].
     Control,
 }
 

@@ -16,6 +16,5 @@ mod packet;
 
 mod answers;
 mod icmp_errors;
-mod interleavings;
 mod journeys;
 mod translation;

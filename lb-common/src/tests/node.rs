@@ -307,7 +307,18 @@ impl Node {
 
     /// A node with the standard Services and tables of these sizes.
     pub(super) fn with(v6: bool, sizes: Sizes) -> Self {
-        let node = Self::new(v6, sizes);
+        Self::new(v6, sizes).with_standard_services()
+    }
+
+    /// A node with the standard Services and a secret of its own.
+    pub(super) fn seeded(v6: bool, table_seed: u64) -> Self {
+        let node = Self::new(v6, Sizes::default());
+        node.tables.set_config(config::TABLE_SEED, table_seed);
+        node.with_standard_services()
+    }
+
+    fn with_standard_services(self) -> Self {
+        let node = self;
         let at = node.at;
         node.address(at.vip(), FRONTEND_REFUSE | FRONTEND_ECHO);
         node.address(at.lb(), FRONTEND_ECHO);
