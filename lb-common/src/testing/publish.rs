@@ -165,6 +165,24 @@ impl HostTables {
         true
     }
 
+    /// Overwrites a word of any table, as no publisher would; table numbers and indices wrap.
+    pub(super) fn spoil(&self, table: u8, index: usize, value: u64) {
+        let tables: [&[AtomicU64]; 10] = [
+            &self.services,
+            &self.arena,
+            &self.backends,
+            &self.config,
+            &self.forward_bits,
+            &self.reply_bits,
+            &self.flows[0],
+            &self.flows[1],
+            &self.frontends[0],
+            &self.frontends[1],
+        ];
+        let words = tables[usize::from(table) % tables.len()];
+        store(words, index % words.len().max(1), value);
+    }
+
     /// Sets the bit by which packets to an address are looked up.
     pub fn mark_forward(&self, address: IpAddr) {
         set_bit(&self.forward_bits, bit(address));

@@ -135,8 +135,8 @@ type FragmentMap = BTreeMap<([u64; 2], [u64; 2], u64), u64>;
 /// The tables of a test.
 #[derive(Debug)]
 pub struct HostTables {
-    flows: [Words; 2],
-    frontends: [Words; 2],
+    pub(super) flows: [Words; 2],
+    pub(super) frontends: [Words; 2],
     sizes: Sizes,
     pub(super) services: Words,
     pub(super) arena: Words,
