@@ -127,13 +127,13 @@ pub trait Tables: Sized {
     }
     /// [`table::insert`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16) -> Half {
-        table::insert(self, entry, spare, state)
+    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16, into: &mut Spot) -> bool {
+        table::insert(self, entry, spare, state, into)
     }
     /// [`table::choose`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn choose<F: TableFamily>(&self, hash: u64, into: &mut Spot) -> bool {
-        table::choose::<F, Self>(self, hash, into)
+    fn choose<F: TableFamily>(&self, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
+        table::choose::<F, Self>(self, hash, twin, into)
     }
     /// [`table::settle`]; an implementation may put a function call round it.
     #[inline(always)]

@@ -42,10 +42,12 @@ pub fn side<F: Family>(seed: u64, side: Side<F>, protocol: u8) -> u64 {
     x ^ x >> 29
 }
 
-/// Index of the bit that stands for an address in a bit-set of 2^16 bits.
+/// Index of the bit that stands for an address in a bit-set of 2^16 bits. A multiplication carries upwards only, and an
+/// address's last bytes, in which neighbours differ, are the upper ones of its word: they are folded down between two.
 #[inline(always)]
 pub fn bit<F: Family>(addr: F::Addr) -> u32 {
-    (F::fold(addr).wrapping_mul(A) >> 48) as u32
+    let x = absorb(0, F::fold(addr), A);
+    (x.wrapping_mul(B) >> 48) as u32
 }
 
 /// Maps the upper half of `hash` to `0..length` without division.

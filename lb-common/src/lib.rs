@@ -22,7 +22,6 @@ pub mod steps;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
-#[expect(dead_code, reason = "room for the tests of interleavings, which are not there yet")]
 mod tests;
 pub mod verdict;
 pub mod wire;

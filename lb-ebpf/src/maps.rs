@@ -196,21 +196,20 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16) -> Half {
-        let (entry, spare) = (&raw const *entry, &raw mut *spare);
+    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16, into: &mut Spot) -> bool {
+        let (entry, spare, into) = (&raw const *entry, &raw mut *spare, &raw mut *into);
         let state = state as u32;
         // As in `scan`.
-        let half = F::pick(
-            || insert_v4(entry.cast(), spare.cast(), state),
-            || insert_v6(entry.cast(), spare.cast(), state),
-        );
-        Half::from_number(half)
+        F::pick(
+            || insert_v4(entry.cast(), spare.cast(), state, into),
+            || insert_v6(entry.cast(), spare.cast(), state, into),
+        ) != 0
     }
 
     #[inline(always)]
-    fn choose<F: TableFamily>(&self, hash: u64, into: &mut Spot) -> bool {
-        let into = &raw mut *into;
-        F::pick(|| choose_v4(hash, into), || choose_v6(hash, into)) != 0
+    fn choose<F: TableFamily>(&self, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
+        let (twin, into) = (&raw const *twin, &raw mut *into);
+        F::pick(|| choose_v4(hash, twin, into), || choose_v6(hash, twin, into)) != 0
     }
 
     #[inline(always)]
@@ -391,10 +390,19 @@ macro_rules! insert {
         #[doc = "`table::insert` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $name(entry: *const Entry<$family>, spare: *mut Entry<$family>, state: u32) -> u32 {
+        extern "C" fn $name(
+            entry: *const Entry<$family>,
+            spare: *mut Entry<$family>,
+            state: u32,
+            into: *mut Spot,
+        ) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (Some(entry), Some(spare)) = (unsafe { entry.as_ref() }, unsafe { spare.as_mut() }) else {
-                return Half::Full as u32;
+            let (Some(entry), Some(spare), Some(into)) =
+                (unsafe { entry.as_ref() }, unsafe { spare.as_mut() }, unsafe {
+                    into.as_mut()
+                })
+            else {
+                return 0;
             };
             table::insert(
                 &KernelTables {
@@ -403,6 +411,7 @@ macro_rules! insert {
                 entry,
                 spare,
                 state as u16,
+                into,
             ) as u32
         }
     };
@@ -414,9 +423,9 @@ macro_rules! choose {
         #[doc = "`table::choose` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $name(hash: u64, into: *mut Spot) -> u32 {
+        extern "C" fn $name(hash: u64, twin: *const Spot, into: *mut Spot) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
-            let Some(into) = (unsafe { into.as_mut() }) else {
+            let (Some(twin), Some(into)) = (unsafe { twin.as_ref() }, unsafe { into.as_mut() }) else {
                 return 0;
             };
             table::choose::<$family, _>(
@@ -424,6 +433,7 @@ macro_rules! choose {
                     ctx: core::ptr::null_mut(),
                 },
                 hash,
+                twin,
                 into,
             ) as u32
         }

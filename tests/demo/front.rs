@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, io};
 
 use anyhow::{Context as _, Result, ensure};
+use lb_tests::agent::mount_bpffs;
 use lb_tests::netns::Netns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -35,8 +36,9 @@ pub(crate) fn main() -> Result<ExitCode> {
     }
     let status = stage.wait().context("cannot wait for the stage")?;
     let Some(code) = status.code() else {
-        // Making a namespace removes those of processes that are gone.
+        // Making a namespace removes those of processes that are gone, with the agents in them; then their pins go.
         drop(Netns::new("sweep"));
+        mount_bpffs();
         anyhow::bail!("the stage ended by {status}");
     };
     Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))

@@ -24,8 +24,11 @@ pub(crate) fn commands(stage: &Stage) -> String {
         format!("{client} curl -s http://203.0.113.10/ http://172.31.0.11:30080/ 'http://[2001:db8:113::20]/'"),
     );
     show(
-        "from a pod: ClusterIP, and one with session affinity",
-        format!("{shop} curl -s http://10.96.0.10/ 'http://[fd00:10:96::10]/' http://10.96.0.20/ http://10.96.0.20/"),
+        "from a pod: ClusterIP of both families, and session affinity",
+        format!(
+            "{shop} curl -s http://10.96.0.10/ 'http://[fd00:10:96::10]/'\n  \
+             {shop} bash -c 'for i in 1 2 3; do curl -s http://10.96.0.20/; done'"
+        ),
     );
     show(
         "UDP",
@@ -38,8 +41,8 @@ pub(crate) fn commands(stage: &Stage) -> String {
         ),
     );
     show(
-        "no rule of netfilter, only programs",
-        format!("{node1} nft list ruleset; {node1} bpftool net"),
+        "no rule of netfilter does this: there is none",
+        format!("{node1} nft list ruleset"),
     );
     show(
         "change something: the agents follow at once",

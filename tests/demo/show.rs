@@ -184,7 +184,7 @@ impl<'a> View<'a> {
         if self.screen.is_terminal() {
             let head = self.screen.bold(&table::head(self.phase));
             self.screen.say(&format!("{head}\n  {}\n{progress}", self.said));
-        } else {
+        } else if self.next.saturating_duration_since(Instant::now()) < LINE / 2 {
             self.screen.say(&progress);
         }
     }

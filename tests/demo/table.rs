@@ -29,7 +29,7 @@ pub(crate) fn frame(
     let total = total(lanes.iter().map(|lane| lane.account(phase)));
     let head = head(phase);
     let mut text = format!(
-        "{}\n{said}\n{:.1} s, {} requests, {} lost\n\n{:6}  {:20}  {:29} {:>5} {:>4} ",
+        "{}\n{said}\n{:.1} s, {} requests, {} lost\n\n{:6} {:19} {:26} {:>5} {:>4}",
         screen.bold(&head),
         time.as_secs_f64(),
         total.requests,
@@ -41,9 +41,9 @@ pub(crate) fn frame(
         "LOST"
     );
     for backend in backends {
-        _ = write!(text, " {:>6}", backend.name.to_uppercase());
+        _ = write!(text, " {:>5}", backend.name.to_uppercase());
     }
-    text += "  SLOWEST  CLIENT SEEN\n";
+    text += " CLIENT SEEN  SLOWEST\n";
     for lane in lanes {
         text += &line(screen, lane, backends, phase);
     }
@@ -53,7 +53,7 @@ pub(crate) fn frame(
 fn line(screen: &Screen, lane: &Lane, backends: &[Backend], phase: usize) -> String {
     let account = lane.account(phase);
     let mut text = format!(
-        "{:6}  {:20}  {:29} {:>5} {} ",
+        "{:6} {:19} {:26} {:>5} {}",
         lane.from,
         lane.what,
         lane.target(),
@@ -62,18 +62,18 @@ fn line(screen: &Screen, lane: &Lane, backends: &[Backend], phase: usize) -> Str
     );
     for backend in backends {
         match account.backends.get(&backend.name) {
-            None => text += "      -",
-            Some(count) => _ = write!(text, " {count:>6}"),
+            None => text += "     -",
+            Some(count) => _ = write!(text, " {count:>5}"),
         }
     }
     let seen = lane.ledger().seen;
     let (own, others): (Vec<&IpAddr>, Vec<&IpAddr>) = seen.keys().partition(|address| lane.own.contains(address));
     let who = match (own.is_empty(), others.is_empty()) {
-        (_, true) => "its own",
-        (true, false) => "the node's",
-        (false, false) => "its own, node's",
+        (_, true) => "own",
+        (true, false) => "node's",
+        (false, false) => "own, node's",
     };
-    _ = writeln!(text, "  {:>4} ms  {who}", account.slowest.as_millis());
+    _ = writeln!(text, " {who:11} {:>5} ms", account.slowest.as_millis());
     text
 }
 

@@ -271,7 +271,7 @@ fn default_binary() -> PathBuf {
 }
 
 /// Mounts bpffs at its usual place if there is none, and removes pins of test processes that are gone.
-fn mount_bpffs() {
+pub fn mount_bpffs() {
     static PREPARE: Once = Once::new();
     PREPARE.call_once(|| {
         let mounted = statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);

@@ -7,7 +7,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result};
@@ -97,7 +97,11 @@ fn compile(toolchain: &Toolchain, manifest: &Path, folder: &Path) -> Result<Path
         .arg(folder);
     exec::run(&mut command)?;
     let built = folder.join(TARGET).join("release").join(BINARY);
-    let content = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    let stripped = folder.join(TARGET).join("release").join(format!("{BINARY}.stripped"));
+    // BTF stays; of the debug information that it was made from nothing is needed, and every agent would read it at its start.
+    let objcopy = setup::llvm_prefix(toolchain.compiler.llvm_major()?).join("bin/llvm-objcopy");
+    exec::run(Command::new(objcopy).arg("--strip-debug").args([&built, &stripped]))?;
+    let content = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
     let object = folder.join(BINARY);
     exec::write_if_changed(&object, &content)?;
     Ok(object)

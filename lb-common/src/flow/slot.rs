@@ -242,17 +242,35 @@ pub fn read_key<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Opti
     holds(set, base, version, &key).then_some(key)
 }
 
-/// True when the slot at `base` rewrites to `rewrite` under `version`.
+/// What stands under a key that is looked for with a rewrite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Seen {
+    /// No entry.
+    Nothing,
+    /// An entry with that rewrite.
+    Same,
+    /// An entry with another rewrite.
+    Other,
+    /// A slot that is changing.
+    Changing,
+}
+
+/// Whether the slot at `base` rewrites to `src` and `dst` under `version`; never [`Seen::Nothing`].
 #[inline(always)]
-pub fn rewrites_to<F: Family, T: SetRef>(set: T, base: usize, version: u64, rewrite: &Rewrite<F>) -> bool {
+pub fn translates<F: Family, T: SetRef>(set: T, base: usize, version: u64, src: &Side<F>, dst: &Side<F>) -> Seen {
+    let mut different = 0;
     for i in 0..F::SIDE_WORDS {
-        if set.load(base + Words::new_src::<F>() + i) != version | F::side_word(rewrite.src, i)
-            || set.load(base + Words::new_dst::<F>() + i) != version | F::side_word(rewrite.dst, i)
-        {
-            return false;
-        }
+        different |= set.load(base + Words::new_src::<F>() + i) ^ (version | F::side_word(*src, i));
+        different |= set.load(base + Words::new_dst::<F>() + i) ^ (version | F::side_word(*dst, i));
     }
-    true
+    if different == 0 {
+        Seen::Same
+    } else if different & crate::layout::VERSION_MASK == 0 {
+        Seen::Other
+    } else {
+        Seen::Changing
+    }
 }
 
 /// Reads a whole entry; false when a word has another version (the slot is changing).

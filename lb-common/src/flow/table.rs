@@ -8,10 +8,12 @@
 //!
 //! What only the slow stage calls is not inlined for the kernel: its stack frame comes and goes with the call.
 //!
-//! A pair is inserted reply half first; if the forward half cannot be had, the reply half is taken back. Eviction takes pairs.
+//! A pair is inserted reply half first; if the forward half cannot be had, the reply half is taken back, and if the reply half
+//! is gone when the forward half stands, that one. Eviction takes pairs.
 
 use crate::access::{SetRef, Slots, TableFamily, Tables};
-use crate::flow::slot::{self, Entry, Key, Place, Rewrite};
+use crate::family::Side;
+use crate::flow::slot::{self, Entry, Key, Place, Rewrite, Seen};
 use crate::flow::state::{self, BUSY, Control, FREE, LIVE, PHASE, SHARED};
 use crate::layout::{SET_SLOTS, config};
 use crate::slots::{afresh, candidates, probe};
@@ -20,6 +22,8 @@ use crate::slots::{afresh, candidates, probe};
 pub const TRIES: usize = 4;
 /// How often another slot is tried when a race for one was lost; each costs the verifier a walk through all of it.
 const INSERT_TRIES: usize = 2;
+/// How often the twin of an evicted entry is freed, should packets refresh it just then.
+const EVICT_TRIES: usize = 2;
 
 /// What a look-up found, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +53,7 @@ pub enum Found {
 impl Spot {
     /// A result without an entry.
     #[inline(always)]
-    const fn none(found: Found) -> Self {
+    pub(crate) const fn none(found: Found) -> Self {
         Self {
             found,
             set: 0,
@@ -206,17 +210,23 @@ const fn tag(hash: u64) -> u32 {
     (hash >> 28) as u32
 }
 
-/// True when the entry at `spot` is the twin of an entry whose key is `key`.
-#[inline(always)]
-pub fn is_twin<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, key: &Key<F>) -> bool {
-    rewrites_to(tables, spot, &key.twin_rewrite())
+/// Finds where `key` stands and whether it is rewritten to `src` and `dst` there.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn seek<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, src: &Side<F>, dst: &Side<F>, into: &mut Spot) -> Seen {
+    match tables.scan(key, into) {
+        Found::Nothing => Seen::Nothing,
+        Found::Busy => Seen::Changing,
+        Found::Entry => match tables.flows::<F>().set(into.set) {
+            Some(set) => slot::translates(set, into.base as usize, into.control.version, src, dst),
+            None => Seen::Changing,
+        },
+    }
 }
 
-/// True when the entry at `spot` rewrites to `rewrite`.
+/// Finds where the twin of an entry stands whose key is `key`; `twin` is its twin's.
 #[inline(always)]
-fn rewrites_to<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, rewrite: &Rewrite<F>) -> bool {
-    let set = tables.flows::<F>().set(spot.set);
-    set.is_some_and(|set| slot::rewrites_to(set, spot.base as usize, spot.control.version, rewrite))
+pub fn seek_twin<F: TableFamily, T: Tables>(tables: &T, twin: &Key<F>, key: &Key<F>, into: &mut Spot) -> Seen {
+    seek(tables, twin, &key.dst, &key.src, into)
 }
 
 /// Inserts both halves of a flow. `entry` is the forward half (and is again afterwards), `flow_state` its initial state,
@@ -233,23 +243,60 @@ pub fn insert_pair<F: TableFamily, T: Tables>(
     reply_stands: bool,
 ) -> Inserted {
     let forward_place = entry.place;
+    let mut reply = Half::Same;
     if !reply_stands {
         entry.turn(reply_place);
-        let half = tables.insert(entry, spare, flow_state | state::REPLY_HALF);
+        reply = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF);
         entry.turn(forward_place);
-        match half {
+        match reply {
             Half::Stands | Half::Same => {}
             Half::Other => return Inserted::Conflict,
             Half::Full => return Inserted::Full,
         }
     }
-    let result = match tables.insert(entry, spare, flow_state) {
-        Half::Stands | Half::Same => return Inserted::Pair,
-        Half::Other => Inserted::Conflict,
-        Half::Full => Inserted::Full,
-    };
-    free_twin(tables, entry, spare);
-    result
+    let forward = insert_half(tables, entry, spare, flow_state);
+    if forward == Half::Other || forward == Half::Full {
+        // Another's reply half is not ours to take back.
+        if reply == Half::Stands {
+            free_twin(tables, entry, spare);
+        }
+        return if forward == Half::Other {
+            Inserted::Conflict
+        } else {
+            Inserted::Full
+        };
+    }
+    if reply_beside(tables, entry, spare) {
+        return Inserted::Pair;
+    }
+    let mut own = Spot::none(Found::Nothing);
+    if seek(tables, &entry.key, &entry.rewrite.src, &entry.rewrite.dst, &mut own) == Seen::Same {
+        own.free::<F, T>(tables);
+    }
+    Inserted::Conflict
+}
+
+/// Whether the reply half still stands now that the forward half `entry` does: it may have been displaced before. `spare` is
+/// room to work in.
+///
+/// Looked for more than once: of two equal halves one may appear behind the reader's back and the other go before its eyes,
+/// and another flow's may stand there for as long as its CPU needs to take it back.
+#[inline(always)]
+fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>) -> bool {
+    spare.key = entry.key.twin(entry.rewrite);
+    let mut spot = Spot::none(Found::Nothing);
+    for _ in 0..TRIES {
+        let twin = seek_twin(tables, &spare.key, &entry.key, &mut spot);
+        if matches!(twin, Seen::Same | Seen::Changing) {
+            return true;
+        }
+        let own = tables.scan(&entry.key, &mut spot);
+        if let (Found::Entry, Some(set)) = (own, tables.flows::<F>().set(spot.set)) {
+            // For its barrier.
+            confirmed(set, spot.base as usize, spot.control);
+        }
+    }
+    false
 }
 
 /// Inserts the reply half of a forward entry whose own was lost. True when it stands now. `entry` is turned and turned back.
@@ -263,7 +310,7 @@ pub fn insert_reply<F: TableFamily, T: Tables>(
 ) -> bool {
     let forward_place = entry.place;
     entry.turn(reply_place);
-    let half = tables.insert(entry, spare, flow_state | state::REPLY_HALF);
+    let half = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF);
     entry.turn(forward_place);
     matches!(half, Half::Stands | Half::Same)
 }
@@ -295,22 +342,47 @@ impl Half {
     }
 }
 
-/// Inserts one entry; `spare` holds an evicted entry while its twin is freed. Called through [`Tables::insert`].
+/// Inserts one entry and settles with its equals. `spare` is room to work in.
 #[inline(always)]
-pub fn insert<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, flow_state: u16) -> Half {
+pub fn insert_half<F: TableFamily, T: Tables>(
+    tables: &T,
+    entry: &Entry<F>,
+    spare: &mut Entry<F>,
+    flow_state: u16,
+) -> Half {
+    let mut spot = Spot::none(Found::Nothing);
+    if tables.insert(entry, spare, flow_state, &mut spot) {
+        tables.settle(entry, &spot)
+    } else {
+        Half::Full
+    }
+}
+
+/// Inserts one entry, never in place of its own twin, and tells its spot (false where no slot could be had); `spare` holds an
+/// evicted entry while its twin is freed. Called through [`Tables::insert`].
+#[inline(always)]
+pub fn insert<F: TableFamily, T: Tables>(
+    tables: &T,
+    entry: &Entry<F>,
+    spare: &mut Entry<F>,
+    flow_state: u16,
+    spot: &mut Spot,
+) -> bool {
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
+    spare.key = entry.key.twin(entry.rewrite);
+    let mut twin = Spot::none(Found::Nothing);
+    twin.found = tables.scan(&spare.key, &mut twin);
     for _ in 0..INSERT_TRIES {
-        let mut spot = Spot::none(Found::Nothing);
-        if !tables.choose::<F>(hash, &mut spot) {
-            return Half::Full;
+        if !tables.choose::<F>(hash, &twin, spot) {
+            return false;
         }
         let Some(set) = tables.flows::<F>().set(spot.set) else {
-            return Half::Full;
+            return false;
         };
         let base = spot.base as usize;
-        let evicts = spot.control.phase() == LIVE && slot::decode_into(&set, base, spot.control.version, spare);
+        let victim = spot.control;
         let taken = Control {
-            version: spot.control.next_version(),
+            version: victim.next_version(),
             state: BUSY,
             last_seen: tag(hash),
         };
@@ -318,7 +390,8 @@ pub fn insert<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &m
             continue;
         }
         spot.control = taken;
-        if evicts {
+        // The words are the victim's until they are written, and whoever has won the slot sees them whole.
+        if victim.phase() == LIVE && slot::decode_into(&set, base, victim.version, spare) {
             evict_twin(tables, spare);
         }
         slot::write(&set, base, taken.version, entry);
@@ -329,30 +402,53 @@ pub fn insert<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &m
         };
         spot.swap::<F, T>(tables, live);
         spot.control = live;
-        return tables.settle(entry, &spot);
+        return true;
     }
-    Half::Full
+    false
 }
 
-/// Frees the twin of an entry that is being evicted.
+/// Frees the twin of an entry that is being evicted, also if a packet refreshes it meanwhile. Turns `victim`.
 #[inline(always)]
 fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>) {
     victim.turn(victim.place);
-    let twin = locate(tables, &victim.key);
-    if twin.found == Found::Entry && rewrites_to(tables, &twin, &victim.rewrite) {
-        twin.free::<F, T>(tables);
+    let mut twin = Spot::none(Found::Nothing);
+    for _ in 0..EVICT_TRIES {
+        let seen = seek(tables, &victim.key, &victim.rewrite.src, &victim.rewrite.dst, &mut twin);
+        if seen != Seen::Same || twin.free::<F, T>(tables) {
+            break;
+        }
     }
+}
+
+/// Frees the entry at `spot`, whose key is that of `spare`, and its twin, unless a packet came meanwhile. Fills `spare`; its key
+/// stays.
+#[inline(always)]
+pub fn free_pair<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, spare: &mut Entry<F>) -> bool {
+    let set = tables.flows::<F>().set(spot.set);
+    let freed = set.is_some_and(|set| slot::decode_into(&set, spot.base as usize, spot.control.version, spare))
+        && spot.free::<F, T>(tables);
+    if freed {
+        evict_twin(tables, spare);
+        spare.turn(spare.place);
+    }
+    freed
 }
 
 /// The slot for a newcomer (false where there is none): free, else expired, else the least valuable that a newcomer may displace.
 ///
 /// A settled flow is never displaced. Among established but unsettled flows the newest goes first (a flood of whole handshakes
-/// is its own victim), in every other class the oldest. Called through [`Tables::choose`].
+/// is its own victim), in every other class the oldest. `twin` stays, if it is an entry: a pair does not displace its own
+/// half. Called through [`Tables::choose`].
 #[inline(always)]
-pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, into: &mut Spot) -> bool {
+pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
     let table = tables.flows::<F>();
     let now = tables.now();
     let mut best_rank = u64::MAX;
+    let stays = if twin.found == Found::Entry {
+        place_word(twin.set, twin.base as usize)
+    } else {
+        u64::MAX
+    };
     for index in candidates(hash, table.mask()) {
         let Some(set) = table.set(index) else { break };
         for i in 0..SET_SLOTS {
@@ -362,7 +458,7 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, into: &mut Spot)
                 *into = Spot::new(index, base, control);
                 return true;
             }
-            let rank = rank(tables, control, now);
+            let rank = rank(tables, control, now) | never_if(stays == place_word(index, base));
             if rank < best_rank {
                 best_rank = rank;
                 *into = Spot::new(index, base, control);
@@ -370,6 +466,19 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, into: &mut Spot)
         }
     }
     best_rank != u64::MAX
+}
+
+/// Set and slot in one word.
+#[inline(always)]
+const fn place_word(set: u32, base: usize) -> u64 {
+    (set as u64) << 32 | base as u64
+}
+
+/// The rank of what is never displaced where `condition` holds, else nothing; hidden from the compiler, which would branch:
+/// each branch per slot doubles what the verifier walks.
+#[inline(always)]
+fn never_if(condition: bool) -> u64 {
+    core::hint::black_box((condition as u64).wrapping_neg())
 }
 
 /// Order of displacement, lowest first; `u64::MAX` = never.
@@ -389,7 +498,8 @@ fn rank<T: Tables>(tables: &T, control: Control, now: u32) -> u64 {
     }
 }
 
-/// After publishing: frees the later of two entries with equal keys. Called through [`Tables::settle`].
+/// After publishing: of two equal entries the one that stands later is freed. Where the other one translates differently, its
+/// CPU may have sent a packet that way already, so ours is taken back wherever it stands. Called through [`Tables::settle`].
 #[inline(always)]
 pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spot) -> Half {
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
@@ -406,10 +516,17 @@ pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spo
             }
             if base == own.base as usize && index == own.set {
                 own_seen = true;
-            } else if own_seen {
+                continue;
+            }
+            let control = confirmed(set, base, control);
+            if control.phase() != LIVE {
+                continue;
+            }
+            let rewrite = afresh(&entry.rewrite);
+            let same = slot::translates(set, base, control.version, &rewrite.src, &rewrite.dst) == Seen::Same;
+            if same && own_seen {
                 Spot::new(index, base, control).free::<F, T>(tables);
             } else {
-                let same = slot::rewrites_to(set, base, control.version, &entry.rewrite);
                 own.free::<F, T>(tables);
                 return if same { Half::Same } else { Half::Other };
             }
@@ -418,12 +535,31 @@ pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spo
     Half::Stands
 }
 
+/// The control word of an entry that was seen live, as it is now; with phase FREE where another entry stands there.
+///
+/// Reading a control word orders nothing. Swapping it for itself does: the words behind it are this entry's afterwards.
+#[inline(always)]
+fn confirmed<S: SetRef>(set: S, base: usize, seen: Control) -> Control {
+    let mut control = seen;
+    for _ in 0..TRIES {
+        let found = Control::from_word(set.cas(base, control.word(), control.word()));
+        if found == control {
+            break;
+        }
+        if found.version != seen.version || found.phase() != LIVE {
+            return Control { state: FREE, ..seen };
+        }
+        control = found;
+    }
+    control
+}
+
 /// Frees the twin of an entry, if it stands and is its twin. `spare` is room to work in.
 #[inline(always)]
 pub fn free_twin<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>) {
     spare.key = entry.key.twin(entry.rewrite);
-    let twin = locate(tables, &spare.key);
-    if twin.found == Found::Entry && is_twin(tables, &twin, &entry.key) {
+    let mut twin = Spot::none(Found::Nothing);
+    if seek_twin(tables, &spare.key, &entry.key, &mut twin) == Seen::Same {
         twin.free::<F, T>(tables);
     }
 }
@@ -454,7 +590,18 @@ pub fn touch<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, add: u16, now: 
     seen.state
 }
 
-/// Notes on the twin what was noted on an entry. False when the twin is lost. `spare` is room to work in.
+/// What became of an entry's twin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    /// It stands, or may stand.
+    Stands,
+    /// It is gone.
+    Lost,
+    /// It is gone, and another flow has its key.
+    Taken,
+}
+
+/// Notes on the twin what was noted on an entry. `spare` is room to work in.
 #[inline(always)]
 pub fn touch_twin<F: TableFamily, T: Tables>(
     tables: &T,
@@ -462,11 +609,16 @@ pub fn touch_twin<F: TableFamily, T: Tables>(
     spare: &mut Entry<F>,
     shared: u16,
     now: u32,
-) -> bool {
+) -> Twin {
     spare.key = entry.key.twin(entry.rewrite);
-    let twin = locate(tables, &spare.key);
-    if twin.found == Found::Entry && is_twin(tables, &twin, &entry.key) {
-        touch::<F, T>(tables, &twin, shared & SHARED, now);
+    let mut twin = Spot::none(Found::Nothing);
+    match seek_twin(tables, &spare.key, &entry.key, &mut twin) {
+        Seen::Nothing => Twin::Lost,
+        Seen::Other => Twin::Taken,
+        Seen::Changing => Twin::Stands,
+        Seen::Same => {
+            touch::<F, T>(tables, &twin, shared & SHARED, now);
+            Twin::Stands
+        }
     }
-    twin.found != Found::Nothing
 }

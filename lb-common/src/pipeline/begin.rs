@@ -5,9 +5,9 @@
 use super::gate::{addressed, limited, refusal, refuse_with};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, Route, TableFamily, Tables};
-use crate::flow::slot::{Entry, Key, Place, Rewrite, Way};
+use crate::flow::slot::{Entry, Key, Place, Rewrite, Seen, Way};
 use crate::flow::state::{self, DATAGRAM, LIVE};
-use crate::flow::table::{self, Found, Inserted};
+use crate::flow::table::{self, Found, Inserted, Spot};
 use crate::hash;
 use crate::layout::config;
 use crate::steps::place::{self, NewSource};
@@ -152,14 +152,19 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
         ..entry.place
     };
     if *task == Task::Reply {
-        if table::insert_reply(tables, entry, spare, reply_place, *flow_state) {
-            tables.count(Reason::Healed);
+        // An answer that nobody un-translates would reset the client.
+        if !table::insert_reply(tables, entry, spare, reply_place, *flow_state) {
+            return Step::done(Verdict::drop(Reason::FlowTableFull));
         }
+        tables.count(Reason::Healed);
         return Step::next(Stage::Translate);
     }
     let found = free_port(tables, entry, spare, *task == Task::PairOwnPort);
     if found == Port::None {
         return Step::done(Verdict::drop(Reason::PortsExhausted));
+    }
+    if found == Port::Busy {
+        return Step::done(Verdict::drop(Reason::FlowBusy));
     }
     entry.rewrite.src.port = spare.key.dst.port;
     let reply_stands = found == Port::ReplyStands;
@@ -179,6 +184,8 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
 enum Port {
     /// None is free.
     None,
+    /// The client's own is being taken at this moment, most likely for this very flow.
+    Busy,
     /// This one is free.
     Free,
     /// This one is the flow's already: its reply entry stands.
@@ -188,7 +195,7 @@ enum Port {
 /// Finds the source port that makes the reply's key unique; leaves that key in `spare`.
 ///
 /// The client's own port is tried first where it may stay; ports of ours start at a place that the flow's hash picks and walk
-/// from there. A port whose flow is closed is taken over.
+/// from there. A port whose flow is closed is taken over, and that flow ends whole.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own_port: bool) -> Port {
     let first = tables.config(config::PORT_MIN) as u32;
@@ -199,6 +206,7 @@ fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mu
         dst: entry.rewrite.src,
         protocol: entry.key.protocol,
     };
+    let mut spot = Spot::none(Found::Nothing);
     for i in 0..=PORT_TRIES {
         let Some(offset) = (start + i * PORT_STEP).checked_rem(count) else {
             return Port::None;
@@ -206,20 +214,16 @@ fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mu
         let ours = (first + offset) as u16;
         let port = if i == 0 && !own_port { entry.key.src.port } else { ours };
         spare.key.dst.port = port;
-        let spot = table::locate(tables, &spare.key);
-        match spot.found {
-            Found::Nothing => return Port::Free,
-            Found::Entry => {
-                if table::is_twin(tables, &spot, &entry.key) {
-                    return Port::ReplyStands;
-                }
-                if own_port && spot.control.closed() {
-                    // Its forward half finds the reply half gone, and ends with its own time-out.
-                    spot.free::<F, T>(tables);
-                    return Port::Free;
-                }
-            }
-            Found::Busy => {}
+        let seen = table::seek_twin(tables, &spare.key, &entry.key, &mut spot);
+        match seen {
+            Seen::Nothing => return Port::Free,
+            Seen::Same if !spot.control.closed() => return Port::ReplyStands,
+            Seen::Changing if i == 0 && !own_port => return Port::Busy,
+            Seen::Same | Seen::Other | Seen::Changing => {}
+        }
+        let ends = seen == Seen::Same || seen == Seen::Other && own_port && spot.control.closed();
+        if ends && table::free_pair(tables, &spot, spare) {
+            return Port::Free;
         }
     }
     Port::None

@@ -8,7 +8,7 @@ use crate::flow::slot::{Rewrite, Way};
 use crate::flow::table::{self, Found};
 use crate::layout::{FRONTEND_ECHO, config};
 use crate::steps::parse::{self, Header, Part};
-use crate::steps::{answer, forward, icmp, select};
+use crate::steps::{answer, forward, icmp, rewrite, select};
 use crate::verdict::{Answer, Reason, Verdict};
 
 /// The stage for ICMP; any hook.
@@ -34,7 +34,7 @@ pub fn control<F: TableFamily, P: Packet, T: Tables>(
     }
 }
 
-/// An ICMP error: translated if it quotes a packet of a flow of ours.
+/// An ICMP error: translated if it quotes a packet of a flow of ours, and was sent to whom that packet came from.
 #[inline(always)]
 fn translate_error<F: TableFamily, P: Packet, T: Tables>(
     packet: &mut P,
@@ -44,7 +44,7 @@ fn translate_error<F: TableFamily, P: Packet, T: Tables>(
 ) -> Decided<F> {
     let Work { header, entry, .. } = work;
     let mut quoted = icmp::Quoted::default();
-    if !icmp::quoted(packet, header.l4, &mut entry.key, &mut quoted) {
+    if !icmp::quoted(packet, header.l4, &mut entry.key, &mut quoted) || header.dst != entry.key.dst.addr {
         return Verdict::pass(Reason::IcmpErrorPassed);
     }
     if table::complete(tables, entry).found != Found::Entry {
@@ -59,7 +59,9 @@ fn translate_error<F: TableFamily, P: Packet, T: Tables>(
         return Verdict::drop(Reason::NoRoute);
     }
     let hide_router = matches!(way, Way::Steer | Way::Loopback);
-    if !icmp::translate(packet, header, &quoted, entry, hide_router) {
+    if !icmp::translate(packet, header, &quoted, entry, hide_router)
+        || exit.decrement && rewrite::ttl::<F, P>(packet, header.l3).is_none()
+    {
         return Verdict::drop(Reason::RewriteFailed);
     }
     forward::finish(packet, header, &exit, Reason::IcmpError)

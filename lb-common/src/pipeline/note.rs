@@ -5,7 +5,7 @@ use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, TableFamily, Tables};
 use crate::flow::slot::{Entry, Way};
 use crate::flow::state::{self, ESTABLISHED, REPLY_HALF, SETTLED};
-use crate::flow::table::{self, Found, Spot};
+use crate::flow::table::{self, Found, Spot, Twin};
 use crate::layout::{BACKEND_SERVING, BackendControl, config};
 use crate::steps::parse::{Header, Ports};
 use crate::steps::{forward, rewrite};
@@ -55,7 +55,8 @@ enum Standing {
     TwinLost,
     /// It applies at another hook.
     Elsewhere,
-    /// It is over, or has left its backend or its hook: the packet is a new flow's, or nobody's.
+    /// It is over, has left its backend or its hook, or has lost its way back to another flow: the packet is a new flow's, or
+    /// nobody's.
     Over,
 }
 
@@ -88,12 +89,18 @@ fn standing<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, spot: &Sp
         add |= SETTLED;
     }
     if add != 0 || second {
-        let noted = table::touch::<F, T>(tables, spot, add, now);
-        if !table::touch_twin(tables, &work.entry, &mut work.spare, noted, now) && !reply {
+        let noted = control.state | add;
+        let twin = table::touch_twin(tables, &work.entry, &mut work.spare, noted, now);
+        if !reply && twin == Twin::Taken {
+            return Standing::Over;
+        }
+        if !reply && twin == Twin::Lost {
+            // Not touched: until it is whole again, every packet of the flow comes here.
             work.flow_state = noted;
             work.task = Task::Reply;
             return Standing::TwinLost;
         }
+        table::touch::<F, T>(tables, spot, add, now);
     }
     Standing::Healthy
 }

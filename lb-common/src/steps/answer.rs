@@ -2,7 +2,7 @@
 //! 3.10.7.1), ICMP errors (RFC 792, RFC 1812 section 4.3.2, RFC 4443), echo replies.
 //!
 //! The packet is untranslated, so what it quotes is what its sender sent. An ICMP error quotes the IP header and the transport
-//! header. Its checksum is computed for the bytes as they will be on the wire: where the sender left its own transport checksum
+//! header, of other protocols the eight bytes by which a sender knows its packet (RFC 792). Its checksum is computed for the bytes as they will be on the wire: where the sender left its own transport checksum
 //! to the device (the field then holds the pseudo header's sum), the device will still fill it in inside the quotation, so the
 //! value that it will write is summed instead of the one that stands there.
 
@@ -17,6 +17,8 @@ use crate::wire;
 /// Longest IP header with extensions that is quoted.
 const MAX_QUOTED_HEADER: usize = 120;
 const _: () = assert!(MAX_QUOTED_HEADER + wire::TCP_LEN <= SUM_BYTES);
+/// Bytes that are quoted of a transport header that we do not know.
+const OTHER_LEN: usize = 8;
 /// Time to live of what we answer.
 const TTL: u32 = 64;
 
@@ -89,10 +91,13 @@ fn left_to_device<F: Family>(header: &Header<F>, field: u16) -> bool {
     checksum::fold16(checksum::fold32(pseudo(header, header.protocol, length))) == field
 }
 
-/// A segment to the reset that answers it.
+/// A segment to the reset that answers it. None for a first fragment of IPv6, whose fragment header would stay.
 #[inline(always)]
 fn reset<F: Family, P: Packet>(packet: &mut P, header: &Header<F>) -> Option<()> {
     let l4 = header.l4;
+    if F::V6 && header.fragment.part != Part::Whole {
+        return None;
+    }
     let [_ports, sequence, acknowledgement, flags_window, check] = packet.words::<5>(l4)?;
     let ports = packet.words::<1>(l4)?[0];
     let flags = (flags_window >> 8) as u8;
@@ -155,7 +160,10 @@ fn error<F: Family, P: Packet>(packet: &mut P, header: &Header<F>, kind: (u8, u8
     let (transport_len, field_at) = match header.protocol {
         wire::TCP => (wire::TCP_LEN, wire::TCP_CHECKSUM),
         wire::UDP => (wire::UDP_LEN, wire::UDP_CHECKSUM),
-        _ => (0, 0),
+        _ => (
+            OTHER_LEN.min((header.length as usize).saturating_sub(header_len) & !3),
+            0,
+        ),
     };
     let quoted_len = header_len + transport_len;
     if header_len > MAX_QUOTED_HEADER || (header.length as usize) < quoted_len {
@@ -167,7 +175,7 @@ fn error<F: Family, P: Packet>(packet: &mut P, header: &Header<F>, kind: (u8, u8
 
     let quote = header.l3 + added;
     let mut sum = packet.sum(quote, quoted_len)?;
-    if transport_len != 0 {
+    if field_at != 0 {
         let field = packet.half(quote + header_len + field_at)?;
         if left_to_device(header, field) {
             let final_field = checksum::finish(packet.sum(quote + header_len, transport_len)?);

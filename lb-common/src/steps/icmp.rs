@@ -128,6 +128,8 @@ fn write_headers<F: Family, P: Packet>(
         && !(udp && field == 0)
     {
         let new = checksum::apply(field, checksum::fold32(addresses as u64 + ports as u64));
+        // Zero in UDP says that there is none (RFC 768).
+        let new = if udp && new == 0 { 0xffff } else { new };
         packet.set_half(at, new)?;
         message += checksum::delta(field as u64, new as u64) as u64;
     }

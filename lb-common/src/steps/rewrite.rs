@@ -76,7 +76,7 @@ pub fn addresses<F: Family, P: Packet>(
 
 /// Takes one from the time to live or hop limit; no checksum in an IPv6 header absorbs that.
 #[inline(always)]
-fn ttl<F: Family, P: Packet>(packet: &mut P, l3: usize) -> Option<()> {
+pub fn ttl<F: Family, P: Packet>(packet: &mut P, l3: usize) -> Option<()> {
     if F::V6 {
         let half = packet.half(l3 + 6)?;
         packet.set_half(l3 + 6, half.wrapping_sub(0x0100))?;

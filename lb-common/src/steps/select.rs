@@ -145,7 +145,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     let Some(word) = ServiceWord::from_word(tables.service(id)) else {
         return Err(Reason::NoService);
     };
-    let owner = tables.arena(word.offset + block::OWNER);
+    let owner = tables.arena(word.offset.wrapping_add(block::OWNER));
     if owner as u32 != id || (owner >> 32) as u16 != word.generation {
         return Err(Reason::TablesChanged);
     }
@@ -160,7 +160,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     } else {
         (block::EXTERNAL, BLOCK_EXTERNAL_DROP, BLOCK_EXTERNAL_LOCAL)
     };
-    let run = Run::from_word(tables.arena(word.offset + run_word));
+    let run = Run::from_word(tables.arena(word.offset.wrapping_add(run_word)));
     if run.length == 0 {
         return Err(if flags & drop_flag != 0 {
             Reason::NoLocalEndpoints
@@ -173,7 +173,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     } else {
         BACKEND_IN_CLUSTER
     };
-    let affinity = tables.arena(word.offset + block::AFFINITY) as u32;
+    let affinity = tables.arena(word.offset.wrapping_add(block::AFFINITY)) as u32;
     let key = AffinityKey {
         client: F::to_words(client.addr),
         service: id as u64,
@@ -185,8 +185,8 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
         return Ok(backend);
     }
     let h = wanted.key.hash(tables.config(config::SELECT_SEED));
-    let index = run.offset + hash::scale(h, run.length);
-    let pair = tables.arena(word.offset + BLOCK_HEADER_WORDS + (index >> 1));
+    let index = run.offset.wrapping_add(hash::scale(h, run.length));
+    let pair = tables.arena(word.offset.wrapping_add(BLOCK_HEADER_WORDS + (index >> 1)));
     let backend_id = (pair >> ((index & 1) * 32)) as u32;
     let control = BackendControl::from_word(tables.backend(backend_id, 0));
     if control.service != id {

@@ -38,7 +38,13 @@ const HOOKS: [u8; 8] = [
 /// Addresses of the tables, IPv4 and IPv6: ClusterIP, LoadBalancer IP, node, a local pod, a remote one.
 const OURS: [[&str; 5]; 2] = [
     ["10.96.0.10", "203.0.113.5", "198.51.100.1", "10.1.0.20", "10.2.0.20"],
-    ["fd00:96::10", "2001:db8:5::5", "2001:db8:2::1", "fd00:1::20", "fd00:2::20"],
+    [
+        "fd00:96::10",
+        "2001:db8:5::5",
+        "2001:db8:2::1",
+        "fd00:1::20",
+        "fd00:2::20",
+    ],
 ];
 
 /// A client that has flows.
@@ -126,10 +132,13 @@ fn tables(flags: u8) -> HostTables {
         }
     }
     if flags & 0x80 != 0 {
-        tables.switch(1, Some(ServiceWord {
-            generation: 2,
-            offset: 8,
-        }));
+        tables.switch(
+            1,
+            Some(ServiceWord {
+                generation: 2,
+                offset: 8,
+            }),
+        );
     }
     let allowed = u32::from(flags >> 4 & 7);
     tables.set_answers(if allowed == 7 { u32::MAX } else { allowed });
@@ -163,17 +172,21 @@ fn publish(tables: &HostTables, v6: bool, [vip, lb, node]: [IpAddr; 3], backends
             state: BACKEND_IN_CLUSTER | BACKEND_IN_LOCAL | BACKEND_SERVING,
             service: base + n,
         };
-        tables.write_backend(base + n, &BackendRecord {
-            address,
-            port: 8080,
-            flags,
-            control,
-        });
+        tables.write_backend(
+            base + n,
+            &BackendRecord {
+                address,
+                port: 8080,
+                flags,
+                control,
+            },
+        );
     }
     for (n, port) in (1..).zip(PORTS) {
         let service = base + n;
         let offset = service * 16;
-        let block = Block::of(if port + 1 < PORTS.end { &[service] } else { &[] }.as_slice());
+        let backend = [service];
+        let block = Block::of(if port + 1 < PORTS.end { &backend } else { &[] });
         tables.write_block(service, 1, offset, &block);
         tables.switch(service, Some(ServiceWord { generation: 1, offset }));
         for protocol in [6, 17] {
@@ -183,18 +196,25 @@ fn publish(tables: &HostTables, v6: bool, [vip, lb, node]: [IpAddr; 3], backends
         }
     }
     for ifindex in 0..3 {
-        tables.set_device(ifindex, Device {
-            bridge_mac: u64::from(ifindex) * 0x0102_0304_0506,
-            ..Device::default()
-        });
+        tables.set_device(
+            ifindex,
+            Device {
+                bridge_mac: u64::from(ifindex) * 0x0102_0304_0506,
+                ..Device::default()
+            },
+        );
     }
-    tables.set_route(v6, None, HostRoute {
-        kind: RouteKind::Via,
-        ifindex: 2,
-        next_hop: words(lb),
-        source: words(node),
-        mtu: 1500,
-    });
+    tables.set_route(
+        v6,
+        None,
+        HostRoute {
+            kind: RouteKind::Via,
+            ifindex: 2,
+            next_hop: words(lb),
+            source: words(node),
+            mtu: 1500,
+        },
+    );
 }
 
 /// Whether the packet's addresses say that it may be ours: to a frontend, from a backend, or an ICMP error.
@@ -205,10 +225,13 @@ fn may_be_ours(choice: &Choice<'_>) -> bool {
         return false;
     };
     let is_one_of_ours = |bytes: &[u8]| {
-        OURS[usize::from(choice.v6)].into_iter().filter_map(ip).any(|ours| match ours {
-            IpAddr::V4(ours) => ours.octets() == bytes,
-            IpAddr::V6(ours) => ours.octets() == bytes,
-        })
+        OURS[usize::from(choice.v6)]
+            .into_iter()
+            .filter_map(ip)
+            .any(|ours| match ours {
+                IpAddr::V4(ours) => ours.octets() == bytes,
+                IpAddr::V6(ours) => ours.octets() == bytes,
+            })
     };
     // Behind extension headers there may be ICMPv6.
     let plain = matches!(choice.packet.get(choice.l3 + protocol), Some(6 | 17));
@@ -269,7 +292,11 @@ pub fn fuzz(bytes: &[u8]) -> Option<Outcome> {
         }
     }
     for [table, low, high, value @ ..] in choice.spoils {
-        tables.spoil(*table, u16::from_le_bytes([*low, *high]).into(), u64::from_le_bytes(*value));
+        tables.spoil(
+            *table,
+            u16::from_le_bytes([*low, *high]).into(),
+            u64::from_le_bytes(*value),
+        );
     }
     let mut packet = choice.buffer();
     let was_right = header_is_right(packet.bytes(), choice.l3);
@@ -283,10 +310,17 @@ pub fn fuzz(bytes: &[u8]) -> Option<Outcome> {
         assert!(untouched, "{outcome:?} changed the packet");
     }
     if choice.spoils.is_empty() && !may_be_ours(&choice) {
-        assert!(untouched && outcome.action == Action::Pass, "{outcome:?} for a packet that is not ours");
+        assert!(
+            untouched && outcome.action == Action::Pass,
+            "{outcome:?} for a packet that is not ours"
+        );
     }
     if outcome.action != Action::Drop && was_right == Some(true) {
-        assert_eq!(header_is_right(packet.bytes(), choice.l3), Some(true), "{outcome:?} broke the IP header");
+        assert_eq!(
+            header_is_right(packet.bytes(), choice.l3),
+            Some(true),
+            "{outcome:?} broke the IP header"
+        );
     }
     // Once more, with whatever the first has left in the tables.
     run(&tables, choice.hook, choice.v6, choice.l3, &mut choice.buffer());

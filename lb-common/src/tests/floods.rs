@@ -117,10 +117,13 @@ fn settled(node: &Node) -> Vec<Peer> {
 }
 
 fn small(v6: bool) -> Node {
-    Node::with(v6, Sizes {
-        flow_sets: SETS,
-        ..Sizes::default()
-    })
+    Node::with(
+        v6,
+        Sizes {
+            flow_sets: SETS,
+            ..Sizes::default()
+        },
+    )
 }
 
 #[test]
@@ -159,21 +162,22 @@ fn a_new_connection_gets_through_every_flood() {
                 node.tables.advance(1);
             };
             more(2000);
-            let mut through = 0;
             for port in 0..20 {
                 let peer = Peer {
                     protocol: TCP,
                     address: node.at.pod(),
                     port: 60_000 + port,
                 };
-                let mut lives = peer.send(&node, "S");
-                more(2);
-                lives &= peer.receive(&node, "SA");
-                more(2);
-                lives &= peer.send(&node, "A");
-                through += u32::from(lives);
+                // A client sends its SYN again, as often as this and more.
+                let comes_about = (0..4).any(|_| {
+                    let mut lives = peer.send(&node, "S");
+                    more(2);
+                    lives &= peer.receive(&node, "SA");
+                    more(2);
+                    lives && peer.send(&node, "A")
+                });
+                assert!(comes_about, "{name}: no connection from port {port}");
             }
-            assert!(through >= 18, "{name}: {through} of 20 connections came about");
         }
     }
 }

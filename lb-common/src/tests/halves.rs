@@ -72,20 +72,15 @@ impl Node {
         by_family!(self, store(half, 0, freed.word()));
     }
 
+    /// Frees an entry alone unless a packet has changed it since it was read.
+    pub(super) fn free_if_unchanged(&self, half: &Half) {
+        by_family!(self, free(half));
+    }
+
     /// Leaves an entry half written for good: its backend word carries another version.
     pub(super) fn tear(&self, half: &Half) {
         let other = half.control.next_version();
         by_family!(self, tear(half, other));
-    }
-
-    /// Ages an entry alone, as its time-out would have it.
-    pub(super) fn expire(&self, half: &Half) {
-        let timeout = self.config(timeout_word(half.control.state)) as u32;
-        let expired = Control {
-            last_seen: self.now().wrapping_sub(timeout + 1),
-            ..half.control
-        };
-        by_family!(self, store(half, 0, expired.word()));
     }
 
     pub(super) fn config(&self, word: usize) -> u64 {
@@ -205,4 +200,19 @@ fn unsettled<F: TableFamily>(node: &Node) -> usize {
         phase != FREE && (phase != LIVE || slot::decode::<F, _>(words, *base).is_none())
     })
     .count()
+}
+
+/// Frees an entry unless it has changed since it was read.
+fn free<F: TableFamily>(node: &Node, half: &Half) {
+    let set = node
+        .tables
+        .flow_slots::<F>()
+        .set(half.set)
+        .expect("a set that was read");
+    let freed = Control {
+        version: half.control.next_version(),
+        state: FREE,
+        last_seen: 0,
+    };
+    set.cas(half.base, half.control.word(), freed.word());
 }

@@ -230,6 +230,20 @@ fn an_error_that_is_not_about_a_flow_of_ours_is_left_alone() {
 }
 
 #[test]
+fn an_error_sent_to_another_than_the_one_whose_packet_it_quotes_is_left_alone() {
+    each_family(|node| {
+        let open = Packet::new(node.at.client(), node.at.lb()).tcp(PORT, REMOTE, "S");
+        let seen = node.send(Hook::UPLINK_IN, &open).buffer.wire();
+        for kind in kinds(node.v6) {
+            let forged = error(node.at.router(), node.at.stranger(), kind, &seen[L3..], usize::MAX);
+            let sent = node.send(Hook::UPLINK_IN, &forged);
+            sent.expect(Action::Pass, Reason::IcmpErrorPassed);
+            assert!(sent.is_untouched());
+        }
+    });
+}
+
+#[test]
 fn an_error_about_a_flow_that_applies_at_another_hook_passes_untouched() {
     each_family(|node| {
         let open = Packet::new(node.at.pod(), node.at.vip()).tcp(PORT, LOCAL, "S");

@@ -2,7 +2,11 @@
 //!
 //! [`node`] is a node with Services, [`packet`] the builder and decoder of the integration tests, whose parser is not ours.
 
-#[expect(dead_code, reason = "pairs are judged by parts of this so far")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names what it expects, and all else is a failure"
+)]
+
 mod halves;
 mod node;
 #[expect(
@@ -15,6 +19,15 @@ mod node;
 mod packet;
 
 mod answers;
+mod entries;
+mod floods;
+mod fuzzing;
+mod hashing;
 mod icmp_errors;
+mod interleavings;
 mod journeys;
+mod races;
+mod reading;
+mod reasons;
+mod selection;
 mod translation;

@@ -3,9 +3,9 @@
 //! Every service port answers under the same port number on the ClusterIP and on the LoadBalancer IP, and 30000 above it as
 //! NodePort, for TCP and UDP.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::packet::{Decoded, Packet};
 use crate::access::RouteKind;
@@ -134,8 +134,7 @@ pub(super) struct Node {
     pub(super) tables: HostTables,
     pub(super) at: Addresses,
     pub(super) v6: bool,
-    next_block: Cell<u32>,
-    generations: RefCell<BTreeMap<u32, u16>>,
+    next_block: AtomicU32,
 }
 
 /// What became of a packet.
@@ -246,8 +245,7 @@ impl Node {
             tables,
             at,
             v6,
-            next_block: Cell::new(8),
-            generations: RefCell::default(),
+            next_block: AtomicU32::new(8),
         };
         node.tables.set_device(
             UPLINK,
@@ -425,18 +423,13 @@ impl Node {
 
     /// Publishes a fresh block for a service and switches to it; the arena is used round and round.
     pub(super) fn publish(&self, service: u32, content: &Block) -> ServiceWord {
-        let mut offset = self.next_block.get();
+        let mut offset = self.next_block.load(Ordering::Relaxed);
         if (offset + content.length()) as usize > self.tables.sizes().arena {
             offset = 8;
         }
-        self.next_block.set(offset + content.length());
-        let mut generations = self.generations.borrow_mut();
-        let generation = generations.entry(service).or_insert(1);
-        let word = ServiceWord {
-            generation: *generation,
-            offset,
-        };
-        self.tables.write_block(service, *generation, offset, content);
+        self.next_block.store(offset + content.length(), Ordering::Relaxed);
+        let word = ServiceWord { generation: 1, offset };
+        self.tables.write_block(service, word.generation, offset, content);
         self.tables.switch(service, Some(word));
         word
     }

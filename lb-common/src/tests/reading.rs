@@ -20,7 +20,9 @@ fn v6(packet: &Packet) -> Header<V6> {
 }
 
 fn plain4() -> Packet {
-    Packet::new([192, 0, 2, 1], [198, 51, 100, 2]).tcp(4000, 80, "SA").payload(b"four")
+    Packet::new([192, 0, 2, 1], [198, 51, 100, 2])
+        .tcp(4000, 80, "SA")
+        .payload(b"four")
 }
 
 fn plain6() -> Packet {
@@ -35,7 +37,10 @@ fn an_ipv4_header_is_read_as_rfc_791_draws_it() {
         0x45, 0, 0, 44, 0x12, 0x34, 0x40, 0, 61, 6, 0, 0, 192, 0, 2, 1, 198, 51, 100, 2,
     ];
     let read = header::<V4>(&bytes, 0).expect("a header");
-    assert_eq!((read.l3, read.l4, read.protocol, read.ttl, read.length), (0, 20, TCP, 61, 44));
+    assert_eq!(
+        (read.l3, read.l4, read.protocol, read.ttl, read.length),
+        (0, 20, TCP, 61, 44)
+    );
     assert_eq!(V4::to_words(read.src), words([192, 0, 2, 1].into()));
     assert_eq!(V4::to_words(read.dst), words([198, 51, 100, 2].into()));
     assert_eq!(read.fragment, Fragment::WHOLE);
@@ -66,7 +71,11 @@ fn extension_headers_are_walked_up_to_the_limit_and_then_left_alone() {
 #[test]
 fn fragments_are_told_apart_by_offset_and_more_bit() {
     let cut = |packet: Packet| fragments(&packet.payload(&[5; 50]).build(), 24, 0x0a0b_0c0d);
-    let parts = |read: Vec<Fragment>| read.iter().map(|fragment| (fragment.part, fragment.id)).collect::<Vec<_>>();
+    let parts = |read: Vec<Fragment>| {
+        read.iter()
+            .map(|fragment| (fragment.part, fragment.id))
+            .collect::<Vec<_>>()
+    };
     let expected = |id: u32| vec![(Part::First, id), (Part::Later, id), (Part::Later, id)];
     let read4: Vec<Fragment> = cut(plain4().identification(0x1234))
         .iter()
@@ -81,7 +90,10 @@ fn fragments_are_told_apart_by_offset_and_more_bit() {
     // An atomic fragment (RFC 6946) is a whole packet behind a fragment header.
     let atomic = fragments(&plain6().build(), 200, 1).remove(0);
     let read = header::<V6>(&atomic, L3).expect("a header");
-    assert_eq!((read.fragment.part, read.protocol, read.l4), (Part::Whole, UDP, L3 + 48));
+    assert_eq!(
+        (read.fragment.part, read.protocol, read.l4),
+        (Part::Whole, UDP, L3 + 48)
+    );
 }
 
 #[test]
@@ -98,7 +110,10 @@ fn what_is_no_header_of_the_family_is_not_read() {
         assert!(header::<V4>(&short, L3).is_none(), "a header of {words} words");
     }
     let cut = plain6().hop_by_hop(&[1; 6]).build();
-    assert!(header::<V6>(&cut[..L3 + 41], L3).is_none(), "an extension header that is not there");
+    assert!(
+        header::<V6>(&cut[..L3 + 41], L3).is_none(),
+        "an extension header that is not there"
+    );
     let mut endless = cut;
     endless[L3 + 41] = 255;
     let read = header::<V6>(&endless, L3).expect("the header itself");
@@ -119,6 +134,9 @@ fn ports_and_flags_are_read_in_host_order() {
     assert_eq!(read(&plain4().udp(4000, 80), L3 + 20, UDP), Some(ports(0)));
     let segment = plain4().build();
     for length in L3 + 20..L3 + 34 {
-        assert_eq!(parse::ports(&Buffer::from(segment[..length].to_vec()), L3 + 20, TCP), None);
+        assert_eq!(
+            parse::ports(&Buffer::from(segment[..length].to_vec()), L3 + 20, TCP),
+            None
+        );
     }
 }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::node::{
-    AFFINE, HZ, IN_USE, LOCAL, MANY, NODE_PORTS, Node, RANGED, Sent, TCP, UDP, UNKNOWN, each_family, id,
+    AFFINE, HZ, IN_USE, LOCAL, MANY, NODE_PORTS, Node, RANGED, REMOTE, Sent, TCP, UDP, UNKNOWN, each_family, id,
 };
 use super::packet::Packet;
 use crate::layout::{
-    BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_SERVING, BLOCK_EXTERNAL_DROP, BLOCK_EXTERNAL_LOCAL, BLOCK_INSIDE_DROP,
-    BLOCK_INTERNAL_DROP, FrontendValue, ServiceWord, config,
+    BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_SERVING, BLOCK_EXTERNAL_DROP, BLOCK_EXTERNAL_LOCAL,
+    BLOCK_INSIDE_DROP, BLOCK_INTERNAL_DROP, FrontendValue, ServiceWord, config,
 };
 use crate::pipeline::Hook;
 use crate::testing::{Block, words};
@@ -34,12 +34,15 @@ fn each_kind_of_frontend_and_of_source_has_its_own_run() {
     each_family(|node| {
         let at = node.at;
         let (internal, external, inside) = (at.numbered(20), at.numbered(21), at.numbered(22));
-        node.publish(id(MANY), &Block {
-            internal: vec![20],
-            external: vec![21],
-            inside: vec![22],
-            ..Block::default()
-        });
+        node.publish(
+            id(MANY),
+            &Block {
+                internal: vec![20],
+                external: vec![21],
+                inside: vec![22],
+                ..Block::default()
+            },
+        );
         let node_port = (at.node(), MANY + NODE_PORTS);
         for (hook, client, to, expected) in [
             (Hook::POD_IN, at.pod(), (at.vip(), MANY), internal),
@@ -52,7 +55,11 @@ fn each_kind_of_frontend_and_of_source_has_its_own_run() {
             (Hook::STEER_OUT, at.node(), (at.lb(), MANY), inside),
             (Hook::LO_OUT, at.node(), node_port, inside),
         ] {
-            assert_eq!(backend_of(&open(&node, hook, client, to, PORT)), expected, "{hook} {to:?}");
+            assert_eq!(
+                backend_of(&open(&node, hook, client, to, PORT)),
+                expected,
+                "{hook} {to:?}"
+            );
         }
     });
 }
@@ -68,10 +75,13 @@ fn an_empty_run_refuses_or_drops_as_its_flag_says() {
         ];
         for (flag, hook, client, frontend) in ways {
             for set in [0, BLOCK_INTERNAL_DROP, BLOCK_EXTERNAL_DROP, BLOCK_INSIDE_DROP] {
-                node.publish(id(MANY), &Block {
-                    flags: set,
-                    ..Block::default()
-                });
+                node.publish(
+                    id(MANY),
+                    &Block {
+                        flags: set,
+                        ..Block::default()
+                    },
+                );
                 let sent = open(&node, hook, client, (frontend, MANY), PORT);
                 if set == flag {
                     sent.expect(Action::Drop, Reason::NoLocalEndpoints);
@@ -133,7 +143,11 @@ fn a_frontend_that_is_removed_or_replaced_is_met_no_more() {
         assert!(!is_met(2));
         assert!(is_met(1), "a connection outlives its frontend");
         let datagram = node.send(Hook::POD_IN, &Packet::new(node.at.pod(), to.0).udp(1, to.1));
-        assert_eq!(datagram.outcome.reason, Reason::Forward, "the other protocol's frontend is gone");
+        assert_eq!(
+            datagram.outcome.reason,
+            Reason::Forward,
+            "the other protocol's frontend is gone"
+        );
     });
 }
 
@@ -203,24 +217,34 @@ fn affinity_ends_with_its_backend_and_never_leads_to_the_next_owner_of_the_id() 
         let to = (node.at.vip(), AFFINE);
         let get = |port| backend_of(&open(&node, Hook::POD_IN, node.at.pod(), to, port));
         let first = get(0);
-        let id_of = |address| (30..35).find(|n| node.at.numbered(*n as u8) == address).expect("a backend");
+        let id_of = |address| {
+            (30..35)
+                .find(|n| node.at.numbered(*n as u8) == address)
+                .expect("a backend")
+        };
         let gone = id_of(first);
         // A terminating backend takes no new connections, not even its own clients'.
         node.set_state(gone, BACKEND_SERVING);
         let rest: Vec<u32> = (30..35).filter(|n| *n != gone).collect();
-        node.publish(id(AFFINE), &Block {
-            affinity: 10_800,
-            ..Block::of(&rest)
-        });
+        node.publish(
+            id(AFFINE),
+            &Block {
+                affinity: 10_800,
+                ..Block::of(&rest)
+            },
+        );
         let second = get(1);
         assert_ne!(second, first);
         // The id of the second comes back as another's.
         let gone = id_of(second);
         node.backend(gone, id(AFFINE), node.at.numbered(99), 0);
-        node.publish(id(AFFINE), &Block {
-            affinity: 10_800,
-            ..Block::of(&rest.iter().copied().filter(|n| *n != gone).collect::<Vec<_>>())
-        });
+        node.publish(
+            id(AFFINE),
+            &Block {
+                affinity: 10_800,
+                ..Block::of(&rest.iter().copied().filter(|n| *n != gone).collect::<Vec<_>>())
+            },
+        );
         assert_ne!(get(2), node.at.numbered(99));
         node.backend(gone, id(MANY), node.at.numbered(98), 0);
         assert_ne!(get(3), node.at.numbered(98));
@@ -262,7 +286,9 @@ fn a_datagram_leaves_a_backend_that_stops_serving_and_a_connection_stays() {
                 }
             };
             let first = backend_of(&node.send(Hook::POD_IN, &packet("S")));
-            let gone = (20..25).find(|n| node.at.numbered(*n as u8) == first).expect("a backend");
+            let gone = (20..25)
+                .find(|n| node.at.numbered(*n as u8) == first)
+                .expect("a backend");
             let rest: Vec<u32> = (20..25).filter(|n| *n != gone).collect();
             // Terminating, but serving: both stay.
             node.publish(id(MANY), &Block::of(&rest));
@@ -272,7 +298,10 @@ fn a_datagram_leaves_a_backend_that_stops_serving_and_a_connection_stays() {
             let later = backend_of(&node.send(Hook::POD_IN, &packet("A")));
             assert_eq!(later == first, protocol == TCP);
             let old = (first, super::node::BACKEND_PORT);
-            assert_eq!(node.half(protocol, old, (node.at.pod(), PORT)).is_some(), protocol == TCP);
+            assert_eq!(
+                node.half(protocol, old, (node.at.pod(), PORT)).is_some(),
+                protocol == TCP
+            );
             node.set_state(gone, IN_USE);
             node.publish(id(MANY), &Block::of(&[20, 21, 22, 23, 24]));
         }
@@ -282,8 +311,8 @@ fn a_datagram_leaves_a_backend_that_stops_serving_and_a_connection_stays() {
 #[test]
 fn a_block_of_another_service_or_generation_is_never_read_as_ones_own() {
     each_family(|node| {
-        let to = (node.at.vip(), LOCAL);
-        let word = node.publish(id(LOCAL), &Block::of(&[1]));
+        let to = (node.at.vip(), REMOTE);
+        let word = node.publish(id(REMOTE), &Block::of(&[2]));
         let other = node.publish(id(MANY), &Block::of(&[20]));
         for wrong in [
             other,
@@ -300,12 +329,12 @@ fn a_block_of_another_service_or_generation_is_never_read_as_ones_own() {
                 ..word
             },
         ] {
-            node.tables.switch(id(LOCAL), Some(wrong));
+            node.tables.switch(id(REMOTE), Some(wrong));
             let sent = open(&node, Hook::POD_IN, node.at.pod(), to, PORT);
             sent.expect(Action::Drop, Reason::TablesChanged);
         }
         // A run that names another's backend.
-        node.publish(id(LOCAL), &Block::of(&[20]));
+        node.publish(id(REMOTE), &Block::of(&[20]));
         open(&node, Hook::POD_IN, node.at.pod(), to, PORT).expect(Action::Drop, Reason::TablesChanged);
         assert!(node.halves().is_empty());
     });

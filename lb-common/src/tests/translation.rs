@@ -69,7 +69,8 @@ impl Look {
     fn buffer(&self, packet: &Packet) -> Buffer {
         match self.computed {
             0 if !self.is_unsummed() => left_to_device(packet),
-            1 => Buffer::from(packet.build()).complete(L3),
+            // Without a checksum in the packet nothing absorbs the change of the ports, and nobody looks.
+            1 if !self.is_unsummed() => Buffer::from(packet.build()).complete(L3),
             _ => packet.build().into(),
         }
     }

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use self::compiler::Compiler;
+pub(crate) use self::linker::llvm_prefix;
 use crate::{phases::Phases, workspace::Workspace};
 
 /// Install what building and testing need and is missing.

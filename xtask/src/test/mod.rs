@@ -86,6 +86,11 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
     }
     if selection.wants_host() {
         examples(selection, workspace, &object, report)?;
+        for binary in build_model_checked(workspace, report)? {
+            let mut command = Command::new(&binary.executable);
+            command.envs(VARIABLES);
+            run_binary(&binary, command, selection, report)?;
+        }
     }
     if selection.wants_suite() {
         build::agent(workspace, &mut report.phases, &object)?;
@@ -119,6 +124,27 @@ fn build_tests(
     report
         .phases
         .time("build the tests", || binaries::build(cargo, &arguments))
+}
+
+/// Builds the flow table's protocol for the model checker, which wants the whole of it compiled with a flag: a target
+/// folder of its own.
+fn build_model_checked(workspace: &Workspace, report: &mut Report) -> Result<Vec<TestBinary>> {
+    let mut cargo = exec::cargo(&workspace.root);
+    cargo
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_TARGET_DIR", workspace.target.join("loom"));
+    let arguments = [
+        "-p",
+        "lb-common",
+        "--features",
+        "testing",
+        "--test",
+        "loom",
+        "--release",
+    ];
+    report
+        .phases
+        .time("build the model checker's tests", || binaries::build(cargo, &arguments))
 }
 
 /// Examples in documentation, as the caller.

@@ -154,7 +154,7 @@ pub struct Loaded {
 
 /// Loads `object` and pins its maps in `pins`, which the caller owns ([`PinDir::lock`]).
 ///
-/// Blocks while the verifier works: hundreds of milliseconds. Only maps with a name of `lb_common::layout::map` are pinned:
+/// Blocks while the verifier works: one to two seconds. Only maps with a name of `lb_common::layout::map` are pinned:
 /// the others are global data and scratch memory of one build.
 ///
 /// # Errors
