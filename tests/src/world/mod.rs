@@ -166,6 +166,37 @@ impl World {
         self.namespace(name).ip(&format!("link set eth0 mtu {mtu}"));
     }
 
+    /// Gives the node's own routes to a pod an MTU: the node refuses what is larger, while the pod's link carries it and its
+    /// TCP does not announce it. Not on a bridge network, where no such routes are.
+    #[track_caller]
+    pub fn narrow_way_to_pod(&self, name: &str, mtu: u32) {
+        let Pod {
+            ip4, ip6, veth, node, ..
+        } = self.pod(name);
+        let commands =
+            format!("route change {ip4}/32 dev {veth} mtu {mtu}\nroute change {ip6}/128 dev {veth} mtu {mtu}\n");
+        self.node(*node).ns.ip_batch(&commands);
+    }
+
+    /// Narrows the last hop to a client behind the fabric or to a pod ([`Cni::Ptp`]): the router before it forwards nothing
+    /// larger than `mtu` to it and says so. The links themselves, and what comes from there, are as before.
+    #[track_caller]
+    pub fn narrow_last_hop(&self, name: &str, mtu: u32) {
+        if let Some(pod) = self.pods().find(|pod| pod.name == name) {
+            for (address, length) in [(IpAddr::V4(pod.ip4), 32), (IpAddr::V6(pod.ip6), 128)] {
+                let route = format!("route replace {address}/{length} dev {} mtu {mtu}", pod.veth);
+                self.node(pod.node).ns.ip(&route);
+            }
+            return;
+        }
+        let client = self.clients.iter().find(|client| client.name == name);
+        let client = client.unwrap_or_else(|| panic!("no pod and no client is called {name}"));
+        for (address, length) in [(IpAddr::V4(client.ip4), 32), (IpAddr::V6(client.ip6), 128)] {
+            self.fabric
+                .ip(&format!("route replace {address}/{length} dev out0 mtu {mtu}"));
+        }
+    }
+
     /// Waits until the links of the fabric, the clients and the nodes carry packets.
     fn await_links(&self) {
         let hosts = self.clients.iter().map(|client| (&client.name, &client.ns));

@@ -60,7 +60,7 @@ fn a_restart_with_nothing_changed_writes_nothing() {
     scene.agents[0].restart();
     scene.settle();
     let status = scene.agents[0].json(&["status"]);
-    let operations = status["operations"]
+    let operations = status["reconcile"]["operations"]
         .as_u64()
         .unwrap_or_else(|| panic!("no operation count in {status}"));
     assert_eq!(operations, 0, "{status}");
