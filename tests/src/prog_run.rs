@@ -20,7 +20,7 @@
 mod syscall;
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::programs::SchedClassifier;
 
@@ -109,16 +109,27 @@ impl Input {
 
     /// Runs the program once, in the calling thread's namespace.
     pub fn run(&self, program: &SchedClassifier) -> io::Result<Output> {
+        self.run_descriptor(program.fd().map_err(io::Error::other)?.as_fd())
+    }
+
+    /// As [`Self::run`], for a program that is known by its descriptor alone.
+    pub fn run_descriptor(&self, program: BorrowedFd<'_>) -> io::Result<Output> {
         let flags = match self.sum {
             InputSum::None => 0,
             InputSum::Complete => CHECKSUM_COMPLETE,
         };
-        let descriptor = program.fd().map_err(io::Error::other)?.as_fd().as_raw_fd();
         let context = self.fields.to_bytes();
         // Room for what a program may put in front.
         let mut frame = vec![0; self.frame.len() + 512];
         let mut context_out = [0; CONTEXT_BYTES];
-        let (verdict, length) = test_run(descriptor, flags, &self.frame, &context, &mut frame, &mut context_out)?;
+        let (verdict, length) = test_run(
+            program.as_raw_fd(),
+            flags,
+            &self.frame,
+            &context,
+            &mut frame,
+            &mut context_out,
+        )?;
         frame.truncate(length);
         Ok(Output {
             verdict,

@@ -4,3 +4,4 @@ mod agent;
 mod datapath;
 mod harness;
 mod netns;
+mod program;

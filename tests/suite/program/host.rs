@@ -1,0 +1,123 @@
+//! The host's side: the pipeline of lb-common over tables in memory, with a packet that behaves as a socket buffer does.
+
+use std::net::IpAddr;
+
+use lb_common::access::{Route, RouteKind, TableFamily};
+use lb_common::family::{V4, V6};
+use lb_common::layout::config;
+use lb_common::pipeline::{self, Hook};
+use lb_common::testing::Buffer;
+use lb_common::verdict::{Action, Verdict};
+use steerway::datapath::load::ProgramName;
+use steerway::maps::{HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, address_of_words, address_words};
+
+use super::node::{Found, route};
+use super::{ETHERNET, FLOW_SETS, Given};
+
+/// What the pipeline decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub(super) action: Action,
+    /// The device, for the actions that name one.
+    pub(super) ifindex: u32,
+    /// The next hop, for [`Action::Neighbour`].
+    pub(super) next_hop: IpAddr,
+}
+
+/// The tables and what stands in for the kernel.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) store: MemoryStore,
+}
+
+/// Routes of the node, a clock that stands, answers as the configuration allows.
+struct Still<'a>(&'a MemoryStore);
+
+impl Surroundings for Still<'_> {
+    fn now(&self) -> u32 {
+        7
+    }
+
+    fn route<F: TableFamily>(&self, _ifindex: u32, _saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr> {
+        match route(address_of_words(F::V6, F::to_words(daddr))) {
+            Found::Local => Route::without(RouteKind::Local),
+            Found::Nothing => Route::without(RouteKind::None),
+            Found::Via { mtu, .. } if length > mtu => Route {
+                mtu,
+                ..Route::without(RouteKind::TooBig)
+            },
+            Found::Via {
+                ifindex,
+                next_hop,
+                source,
+                ..
+            } => Route {
+                kind: RouteKind::Via,
+                ifindex,
+                next_hop: F::from_words(address_words(next_hop)),
+                source: F::from_words(address_words(source)),
+                mtu: 0,
+            },
+        }
+    }
+
+    fn answer_token(&self) -> bool {
+        self.0.words(Table::Config).load(config::ANSWER_RATE) > 0
+    }
+}
+
+impl Host {
+    pub(super) fn new() -> Self {
+        let sizes = MemorySizes {
+            flow_sets: FLOW_SETS,
+            ..MemorySizes::default()
+        };
+        Self {
+            store: MemoryStore::new(sizes).expect("memory for the tables"),
+        }
+    }
+
+    /// Runs all stages for one packet; gives the packet as it is left, and what was decided.
+    pub(super) fn run(&self, program: ProgramName, given: &Given) -> (Buffer, Decision) {
+        let l3 = match program {
+            ProgramName::L3In | ProgramName::L3Out => 0,
+            _ => ETHERNET,
+        };
+        let mut packet = Buffer::from(given.frame.clone());
+        if given.summed {
+            packet = packet.complete(l3);
+        }
+        packet.ifindex = given.ifindex;
+        packet.sent_by_host = given.ingress_ifindex == 0;
+        packet.segment_payload = given.segment_payload as usize;
+        let decision = match given.frame[l3] >> 4 {
+            4 => self.family::<V4>(program, &mut packet, l3),
+            _ => self.family::<V6>(program, &mut packet, l3),
+        };
+        (packet, decision)
+    }
+
+    fn family<F: TableFamily>(&self, program: ProgramName, packet: &mut Buffer, l3: usize) -> Decision {
+        let tables = HostTables {
+            store: &self.store,
+            surroundings: &Still(&self.store),
+        };
+        let verdict: Verdict<F::Addr> = match program {
+            ProgramName::PodIn => pipeline::process::<F, _, _, { Hook::POD_IN }>(packet, &tables, l3),
+            ProgramName::PodOut => pipeline::process::<F, _, _, { Hook::POD_OUT }>(packet, &tables, l3),
+            ProgramName::UplinkIn | ProgramName::L3In => {
+                pipeline::process::<F, _, _, { Hook::UPLINK_IN }>(packet, &tables, l3)
+            }
+            ProgramName::UplinkOut | ProgramName::L3Out => {
+                pipeline::process::<F, _, _, { Hook::UPLINK_OUT }>(packet, &tables, l3)
+            }
+            ProgramName::SteerOut => pipeline::process::<F, _, _, { Hook::STEER_OUT }>(packet, &tables, l3),
+            ProgramName::LoOut => pipeline::process::<F, _, _, { Hook::LO_OUT }>(packet, &tables, l3),
+        };
+        Decision {
+            action: verdict.action,
+            ifindex: verdict.ifindex,
+            next_hop: address_of_words(F::V6, F::to_words(verdict.next_hop)),
+        }
+    }
+}

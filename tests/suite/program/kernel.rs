@@ -1,0 +1,108 @@
+//! The kernel's side: the agent's own object, loaded by the agent's own loader, run by BPF_PROG_TEST_RUN in the node's
+//! namespace. Its maps are reached through the agent's own store.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aya::programs::{ProgramFd, loaded_programs};
+use lb_tests::netns::Netns;
+use lb_tests::prog_run::{Input, InputSum, Output, SkbFields};
+use steerway::datapath::load::{LoadOptions, OBJECT, ProgramName, Programs, load};
+use steerway::datapath::pins::{BPFFS, PinDir, mount_bpffs};
+use steerway::datapath::probe::Features;
+use steerway::maps::BpfStore;
+
+use super::{FLOW_SETS, Given};
+
+/// Loaded programs and their maps; both go with this value, nothing is pinned.
+pub(super) struct Kernel {
+    netns: Netns,
+    _programs: Programs,
+    descriptors: BTreeMap<ProgramName, ProgramFd>,
+    pub(super) store: BpfStore,
+}
+
+impl Kernel {
+    /// Loads the object for a node.
+    pub(super) fn load(netns: Netns) -> Self {
+        let pins = PinDir::new(pin_path());
+        let options = LoadOptions {
+            flow_sets_v4: FLOW_SETS,
+            flow_sets_v6: FLOW_SETS,
+            features: Features::probe(),
+        };
+        let loaded = load(OBJECT, &pins, &options);
+        let store = loaded.as_ref().ok().map(|_| BpfStore::open(&pins.maps()));
+        remove(&pins);
+        let programs = loaded.expect("the agent's programs").programs;
+        Self {
+            netns,
+            descriptors: ProgramName::ALL
+                .map(|name| (name, descriptor(&programs, name)))
+                .into_iter()
+                .collect(),
+            _programs: programs,
+            store: store.expect("a loaded object").expect("the programs' maps"),
+        }
+    }
+
+    /// Runs a program on one packet. Fails the test where the kernel finds that a whole-packet sum was broken.
+    pub(super) fn run(&self, program: ProgramName, given: &Given) -> Result<Output, String> {
+        let input = Input {
+            frame: given.frame.clone(),
+            fields: SkbFields {
+                ifindex: given.ifindex,
+                ingress_ifindex: given.ingress_ifindex,
+                gso_size: given.segment_payload,
+                ..SkbFields::default()
+            },
+            sum: if given.summed {
+                InputSum::Complete
+            } else {
+                InputSum::None
+            },
+        };
+        let descriptor = self.descriptors[&program].as_fd();
+        self.netns
+            .run(|| input.run_descriptor(descriptor))
+            .map_err(|error| format!("the kernel's run failed: {error}"))
+    }
+}
+
+fn descriptor(programs: &Programs, name: ProgramName) -> ProgramFd {
+    let id = programs.id(name).expect("a loaded program's id");
+    let info = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == id)
+        .expect("a loaded program");
+    info.fd().expect("a loaded program's descriptor")
+}
+
+/// A pin directory of its own, which does not exist yet.
+fn pin_path() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if !Path::new(BPFFS).join("progs.debug").exists() {
+        mount_bpffs().expect("a BPF file system");
+    }
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Path::new(BPFFS)
+        .join("steerway-program-tests")
+        .join(format!("{}-{number}", process::id()))
+}
+
+/// Removes the pins: descriptors hold everything from here on, and a killed test leaves nothing behind.
+fn remove(pins: &PinDir) {
+    for folder in ["links", "stages", "maps"] {
+        let folder = pins.root().join(folder);
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            drop(fs::remove_file(entry.path()));
+        }
+        drop(fs::remove_dir(folder));
+    }
+    drop(fs::remove_file(pins.root().join("layout")));
+    drop(fs::remove_dir(pins.root()));
+}

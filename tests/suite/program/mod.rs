@@ -1,0 +1,153 @@
+//! One packet through one program, on the real programs and on the host's pipeline, from the same objects.
+//!
+//! Every case names objects, packets in, and for each packet what comes out: the bytes, how the program ends, and which
+//! reasons are counted. It runs twice: by BPF_PROG_TEST_RUN on the agent's own object in a namespace of its own, and on the
+//! pipeline of lb-common in this process. The agent's planner plans once, and the same operations go to the kernel's maps and to
+//! the tables in memory, so seeds, generations and ids are the same; bytes, ends and counters must be the same too, and so
+//! must the two flow tables after each packet. Checksums are judged by a parser that is not ours.
+
+mod case;
+mod cluster_ip;
+mod host;
+mod kernel;
+mod node;
+mod objects;
+
+use lb_common::layout::config;
+use lb_common::verdict::REASONS;
+use steerway::maps::{Dump, MapStore, Table};
+use steerway::plan::Planner;
+
+use self::case::{Case, check};
+use self::host::Host;
+use self::kernel::Kernel;
+use self::node::{Addresses, namespace, tables};
+use self::objects::Objects;
+
+/// Sets of each flow table.
+const FLOW_SETS: u32 = 64;
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// The seed of the tables.
+const SEED: u64 = 0x0123_4567_89ab_cdef;
+/// Bits of a flow entry's control word that say when it was last seen: the two sides have clocks of their own.
+const LAST_SEEN: u64 = 0xffff_ffff;
+
+/// A packet as it comes to a program.
+#[derive(Clone, Debug)]
+struct Given {
+    frame: Vec<u8>,
+    ifindex: u32,
+    ingress_ifindex: u32,
+    segment_payload: u32,
+    /// A device summed it.
+    summed: bool,
+}
+
+/// The two sides, with the same tables.
+struct World {
+    kernel: Kernel,
+    host: Host,
+    planner: Planner,
+}
+
+impl World {
+    fn new(label: &str) -> Self {
+        let (kernel, host) = (Kernel::load(namespace(label)), Host::new());
+        let dump = Dump::of(&kernel.store).expect("what stands in the maps");
+        assert_eq!(dump, Dump::of(&host.store).expect("what stands in memory"));
+        Self {
+            kernel,
+            host,
+            planner: Planner::adopt(dump, SEED),
+        }
+    }
+
+    fn stores(&self) -> [&dyn MapStore; 2] {
+        [&self.kernel.store, &self.host.store]
+    }
+
+    /// Plans once and publishes to both sides.
+    fn publish(&mut self, objects: &Objects, words: &[(usize, u64)]) {
+        let mut node = tables();
+        for (index, value) in words {
+            node.config[*index] = *value;
+        }
+        let plan = self.planner.plan(&objects.desired(), &node);
+        assert!(plan.rejections.is_empty() && !plan.starved, "{:?}", plan.rejections);
+        for store in self.stores() {
+            plan.apply(store).expect("tables that take every operation");
+        }
+    }
+
+    /// Withdraws everything and forgets all flows.
+    fn clear(&mut self) {
+        self.publish(&Objects::default(), &[]);
+        for table in [Table::FlowsV4, Table::FlowsV6] {
+            for store in self.stores() {
+                let words = store.words(table);
+                (0..words.len()).for_each(|index| words.store(index, 0));
+            }
+        }
+    }
+
+    /// Runs a case on tables without flows; gives what is wrong.
+    fn run(&mut self, case: &Case) -> Result<(), String> {
+        self.clear();
+        self.publish(&case.objects, &case.words);
+        for (number, step) in case.steps.iter().enumerate() {
+            check(self, step).map_err(|wrong| format!("packet {number}: {wrong}{step:?}"))?;
+        }
+        Ok(())
+    }
+
+    fn kernel_counts(&self) -> Vec<u64> {
+        self.kernel.store.reasons().expect("the kernel's counters")
+    }
+
+    fn host_counts(&self) -> Vec<u64> {
+        let counts = self.host.store.reasons().expect("the host's counters");
+        assert_eq!(counts.len(), REASONS);
+        counts
+    }
+
+    /// The first word in which the two flow tables differ, apart from times.
+    fn flow_difference(&self) -> Option<String> {
+        for (table, slot_words) in [(Table::FlowsV4, 8), (Table::FlowsV6, 16)] {
+            let [kernel, host] = self.stores().map(|store| store.words(table));
+            assert_eq!(kernel.len(), host.len());
+            for index in 0..kernel.len() {
+                let mask = if index % slot_words == 0 { !LAST_SEEN } else { u64::MAX };
+                let (by_kernel, by_host) = (kernel.load(index), host.load(index));
+                if (by_kernel ^ by_host) & mask != 0 {
+                    return Some(format!(
+                        "word {index} of {} is {by_kernel:#x} in the kernel, {by_host:#x} on the host",
+                        table.name()
+                    ));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Runs the cases of both families in a world of their own and tells all that is wrong.
+#[track_caller]
+fn run_cases(label: &str, cases: impl Fn(Addresses) -> Vec<Case>) {
+    let mut world = World::new(label);
+    let mut wrong = Vec::new();
+    for at in Addresses::BOTH {
+        let cases = cases(at);
+        assert!(!cases.is_empty());
+        for case in cases {
+            let family = at.pick("IPv4", "IPv6");
+            if let Err(text) = world.run(&case) {
+                wrong.push(format!("== {} ({family})\n{text}", case.name));
+            }
+        }
+    }
+    assert_eq!(world.host.store.words(Table::Config).load(config::TABLE_SEED), SEED);
+    let [kernel, host] = world.stores().map(|store| Dump::of(store).expect("the tables"));
+    assert_eq!(kernel, host, "the tables of the two sides differ");
+    assert!(wrong.is_empty(), "{} cases failed\n{}", wrong.len(), wrong.join("\n"));
+}
