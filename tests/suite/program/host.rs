@@ -1,6 +1,6 @@
 //! The host's side: the pipeline of lb-common over tables in memory, with a packet that behaves as a socket buffer does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use lb_common::access::{Route, RouteKind, TableFamily};
 use lb_common::family::{V4, V6};
@@ -90,9 +90,16 @@ impl Host {
         packet.ifindex = given.ifindex;
         packet.sent_by_host = given.ingress_ifindex == 0;
         packet.segment_payload = given.segment_payload as usize;
-        let decision = match given.frame[l3] >> 4 {
-            4 => self.family::<V4>(program, &mut packet, l3),
-            _ => self.family::<V6>(program, &mut packet, l3),
+        // The EtherType, which `skb->protocol` is from; also where the IP header begins the packet (see `l3.rs`).
+        let decision = match given.frame[12..ETHERNET] {
+            [0x08, 0x00] => self.family::<V4>(program, &mut packet, l3),
+            [0x86, 0xdd] => self.family::<V6>(program, &mut packet, l3),
+            // As the programs do with what is not IP.
+            _ => Decision {
+                action: Action::Pass,
+                ifindex: 0,
+                next_hop: Ipv4Addr::UNSPECIFIED.into(),
+            },
         };
         (packet, decision)
     }

@@ -7,8 +7,9 @@
 //! must the two flow tables after each packet. Checksums are judged by a parser that is not ours.
 
 mod case;
-mod cluster_ip;
+mod flow;
 mod host;
+mod journeys;
 mod kernel;
 mod node;
 mod objects;
@@ -92,11 +93,14 @@ impl World {
     }
 
     /// Runs a case on tables without flows; gives what is wrong.
-    fn run(&mut self, case: &Case) -> Result<(), String> {
+    fn run(&mut self, case: &Case, summed: bool) -> Result<(), String> {
         self.clear();
         self.publish(&case.objects, &case.words);
         for (number, step) in case.steps.iter().enumerate() {
-            check(self, step).map_err(|wrong| format!("packet {number}: {wrong}{step:?}"))?;
+            if let Some(objects) = step.new_objects() {
+                self.publish(objects, &case.words);
+            }
+            check(self, step, summed).map_err(|wrong| format!("packet {number}: {wrong}{step:?}"))?;
         }
         Ok(())
     }
@@ -140,9 +144,15 @@ fn run_cases(label: &str, cases: impl Fn(Addresses) -> Vec<Case>) {
         let cases = cases(at);
         assert!(!cases.is_empty());
         for case in cases {
-            let family = at.pick("IPv4", "IPv6");
-            if let Err(text) = world.run(&case) {
-                wrong.push(format!("== {} ({family})\n{text}", case.name));
+            // Once as it comes from a device that sums nothing, once as from one that has summed all of it.
+            for summed in [false, true] {
+                if summed && case.is_without_link() {
+                    continue;
+                }
+                let family = at.pick("IPv4", "IPv6");
+                if let Err(text) = world.run(&case, summed) {
+                    wrong.push(format!("== {} ({family}, summed: {summed})\n{text}", case.name));
+                }
             }
         }
     }
