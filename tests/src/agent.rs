@@ -93,14 +93,8 @@ impl Agent {
             .command(&self.binary)
             .args(["run", "--source", "folder", "--folder"])
             .arg(&self.folder)
-            .args([
-                "--node-name",
-                &self.node_name,
-                "--cluster-cidr",
-                CLUSTER_CIDR,
-                "--nodeport-addresses",
-                NODE_CIDR,
-            ])
+            .args(["--node-name", &self.node_name, "--cluster-cidr", CLUSTER_CIDR])
+            .args(self.node_port_addresses())
             .arg("--pin-dir")
             .arg(&self.pin_dir)
             .args(&self.arguments)
@@ -109,6 +103,16 @@ impl Agent {
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap_or_else(|error| panic!("start the agent: {error}")));
+    }
+
+    /// The nodes' network serves NodePorts, unless the arguments say what does.
+    fn node_port_addresses(&self) -> &'static [&'static str] {
+        const FLAG: &str = "--nodeport-addresses";
+        if self.arguments.iter().any(|argument| argument == FLAG) {
+            &[]
+        } else {
+            &[FLAG, NODE_CIDR]
+        }
     }
 
     /// Replaces the program of the next start and of the command line: another version, for an upgrade.

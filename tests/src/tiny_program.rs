@@ -57,7 +57,11 @@ impl Instruction {
 
 /// A loaded tc program. Dropping it unloads and detaches it.
 #[derive(Debug)]
-pub struct TinyProgram(Ebpf);
+pub struct TinyProgram {
+    ebpf: Option<Ebpf>,
+    /// Where it is attached: a filter is detached by the index of its interface, which means another one elsewhere.
+    place: Option<Netns>,
+}
 
 impl TinyProgram {
     /// Loads a program; the verifier must accept it.
@@ -72,7 +76,10 @@ impl TinyProgram {
             .and_then(|program| program.try_into().ok())
             .expect("a classifier");
         program.load().expect("a program that the verifier accepts");
-        Self(ebpf)
+        Self {
+            ebpf: Some(ebpf),
+            place: None,
+        }
     }
 
     /// A program that sets the packet's mark and returns `verdict`: seen to run by a netfilter rule on the mark.
@@ -86,8 +93,9 @@ impl TinyProgram {
     /// The program, for a test run.
     #[track_caller]
     pub fn program(&self) -> &SchedClassifier {
-        self.0
-            .program(NAME)
+        self.ebpf
+            .as_ref()
+            .and_then(|ebpf| ebpf.program(NAME))
             .and_then(|program| program.try_into().ok())
             .expect("a classifier")
     }
@@ -95,6 +103,7 @@ impl TinyProgram {
     /// Attaches it by tcx, behind what is there, for as long as this value lives.
     #[track_caller]
     pub fn attach_tcx(&mut self, place: &impl AsRef<Netns>, interface: &str, direction: TcAttachType) {
+        self.place = Some(place.as_ref().clone());
         let program = self.program_mut();
         place
             .as_ref()
@@ -111,6 +120,7 @@ impl TinyProgram {
         priority: u16,
     ) {
         use aya::programs::tc::{NlOptions, TcAttachOptions};
+        self.place = Some(place.as_ref().clone());
         let program = self.program_mut();
         let options = TcAttachOptions::Netlink(NlOptions {
             priority,
@@ -126,10 +136,20 @@ impl TinyProgram {
     }
 
     fn program_mut(&mut self) -> &mut SchedClassifier {
-        self.0
-            .program_mut(NAME)
+        self.ebpf
+            .as_mut()
+            .and_then(|ebpf| ebpf.program_mut(NAME))
             .and_then(|program| program.try_into().ok())
             .expect("a classifier")
+    }
+}
+
+impl Drop for TinyProgram {
+    fn drop(&mut self) {
+        let ebpf = self.ebpf.take();
+        if let Some(place) = &self.place {
+            place.run(|| drop(ebpf));
+        }
     }
 }
 

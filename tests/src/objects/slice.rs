@@ -144,8 +144,10 @@ impl SliceObject {
         self
     }
 
+    /// Any condition of the last endpoint.
+    #[must_use]
     #[track_caller]
-    fn condition(mut self, name: &str, value: bool) -> Self {
+    pub fn condition(mut self, name: &str, value: bool) -> Self {
         last(&mut self.content, "endpoints")["conditions"][name] = value.into();
         self
     }

@@ -55,18 +55,28 @@ impl HeldConnections {
     /// Opens `count` connections to `to`; panics if one cannot be made.
     #[track_caller]
     pub fn start(from: &impl AsRef<Netns>, to: impl Into<SocketAddr>, count: usize) -> Self {
-        let to = to.into();
+        Self::open(from.as_ref(), &vec![to.into(); count], None)
+    }
+
+    /// Opens a connection to each of `to`, all of them from the one local address `bind`; panics if one cannot be made.
+    #[track_caller]
+    pub fn start_from(from: &impl AsRef<Netns>, to: &[SocketAddr], bind: SocketAddr) -> Self {
+        Self::open(from.as_ref(), to, Some(bind))
+    }
+
+    #[track_caller]
+    fn open(from: &Netns, to: &[SocketAddr], bind: Option<SocketAddr>) -> Self {
         raise_file_limit();
-        let opened: Result<Vec<_>, _> = from.as_ref().run(|| {
-            (0..count)
-                .map(|_| tcp::connect(to, None, TIMEOUT, Instant::now()))
+        let opened: Vec<_> = from.run(|| {
+            to.iter()
+                .map(|to| tcp::connect(*to, bind, TIMEOUT, Instant::now()))
                 .collect()
         });
-        let opened = opened.unwrap_or_else(|error| panic!("{count} connections to {to}: {error}"));
-        let held = opened
+        let opened = opened
             .into_iter()
-            .map(|(stream, reply)| Held { stream, reply })
-            .collect();
+            .zip(to)
+            .map(|(opened, to)| opened.unwrap_or_else(|error| panic!("a connection to {to}: {error}")));
+        let held = opened.map(|(stream, reply)| Held { stream, reply }).collect();
         Self {
             held,
             lost: Vec::new(),

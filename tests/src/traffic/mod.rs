@@ -80,6 +80,8 @@ pub enum ConnectErrorKind {
     ForeignSource,
     /// A datagram was larger than the path carries.
     TooBig,
+    /// A program on the sender's own host dropped the packet, and the socket had asked to be told.
+    NotSent,
     /// Anything else; see the detail.
     Other,
 }
@@ -100,6 +102,7 @@ impl ConnectError {
             Some(Errno::EACCES | Errno::EPERM) => ConnectErrorKind::Prohibited,
             Some(Errno::ECONNRESET | Errno::EPIPE) => ConnectErrorKind::Reset,
             Some(Errno::EMSGSIZE) => ConnectErrorKind::TooBig,
+            Some(Errno::ENOBUFS) => ConnectErrorKind::NotSent,
             Some(Errno::EAGAIN | Errno::ETIMEDOUT) => ConnectErrorKind::Timeout,
             _ if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => ConnectErrorKind::Timeout,
             _ if error.kind() == ErrorKind::UnexpectedEof => ConnectErrorKind::Closed,

@@ -1,7 +1,9 @@
 //! One UDP request to a server that names itself.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error_queue::report_errors;
@@ -11,6 +13,9 @@ use crate::netns::Netns;
 const REQUEST: &[u8] = b"question";
 /// Longest wait of one request of a distribution.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for an address to be free.
+const BIND_LIMIT: Duration = Duration::from_secs(1);
 
 /// Whether the client's socket is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +82,7 @@ fn request(
     let started = Instant::now();
     let mut buffer = vec![0; payload.len() + 1024];
     let mut exchange = || -> std::io::Result<(UdpSocket, usize, SocketAddr)> {
-        let socket = UdpSocket::bind(bind.unwrap_or_else(|| unspecified(to)))?;
+        let socket = bind_to(bind.unwrap_or_else(|| unspecified(to)))?;
         socket.set_read_timeout(Some(timeout))?;
         report_errors(&socket, to.is_ipv6())?;
         match kind {
@@ -109,6 +114,20 @@ fn request(
             started,
             String::from_utf8_lossy(answer),
         )),
+    }
+}
+
+/// Binds a socket. A process that another thread is just starting has a copy of a socket that was closed here, until it runs
+/// its own program: the address is free then.
+fn bind_to(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let started = Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && started.elapsed() < BIND_LIMIT => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            other => return other,
+        }
     }
 }
 

@@ -173,28 +173,21 @@ impl World {
         let Pod {
             ip4, ip6, veth, node, ..
         } = self.pod(name);
-        let commands =
-            format!("route change {ip4}/32 dev {veth} mtu {mtu}\nroute change {ip6}/128 dev {veth} mtu {mtu}\n");
+        let commands = format!(
+            "route change {ip4}/32 dev {veth} mtu lock {mtu}\nroute change {ip6}/128 dev {veth} mtu lock {mtu}\n"
+        );
         self.node(*node).ns.ip_batch(&commands);
     }
 
-    /// Narrows the last hop to a client behind the fabric or to a pod ([`Cni::Ptp`]): the router before it forwards nothing
-    /// larger than `mtu` to it and says so. The links themselves, and what comes from there, are as before.
+    /// Gives the fabric's routes to a client an MTU: the fabric refuses what is larger, while the client's link carries it.
     #[track_caller]
-    pub fn narrow_last_hop(&self, name: &str, mtu: u32) {
-        if let Some(pod) = self.pods().find(|pod| pod.name == name) {
-            for (address, length) in [(IpAddr::V4(pod.ip4), 32), (IpAddr::V6(pod.ip6), 128)] {
-                let route = format!("route replace {address}/{length} dev {} mtu {mtu}", pod.veth);
-                self.node(pod.node).ns.ip(&route);
-            }
-            return;
-        }
+    pub fn narrow_way_to_client(&self, name: &str, mtu: u32) {
         let client = self.clients.iter().find(|client| client.name == name);
-        let client = client.unwrap_or_else(|| panic!("no pod and no client is called {name}"));
-        for (address, length) in [(IpAddr::V4(client.ip4), 32), (IpAddr::V6(client.ip6), 128)] {
-            self.fabric
-                .ip(&format!("route replace {address}/{length} dev out0 mtu {mtu}"));
-        }
+        let client = client.unwrap_or_else(|| panic!("no client is called {name}"));
+        let (ip4, ip6) = (client.ip4, client.ip6);
+        self.fabric.ip_batch(&format!(
+            "route replace {ip4}/32 dev out0 mtu {mtu}\nroute replace {ip6}/128 dev out0 mtu {mtu}\n"
+        ));
     }
 
     /// Waits until the links of the fabric, the clients and the nodes carry packets.

@@ -53,6 +53,7 @@ fn every_frontend_reaches_every_backend_where_netfilter_drops_invalid_packets() 
     for builder in [
         World::builder().drop_invalid(),
         World::builder().cni(Cni::Bridge).drop_invalid(),
+        World::builder().cni(Cni::Bridge).drop_invalid().br_netfilter(),
     ] {
         let scene = Scene::of(&builder, &[]);
         let _dump = OnFailure::of(&scene.world);

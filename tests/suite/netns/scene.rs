@@ -42,6 +42,15 @@ pub(super) fn families() -> [Addresses; 2] {
     ]
 }
 
+/// What an EndpointSlice says of an endpoint: ready, serving, terminating; nothing where it is silent.
+pub(super) type Conditions = [Option<bool>; 3];
+/// An endpoint in service.
+pub(super) const READY: Conditions = [Some(true), Some(true), Some(false)];
+/// An endpoint on its way out that still serves.
+pub(super) const LEAVING: Conditions = [Some(false), Some(true), Some(true)];
+/// An endpoint on its way out that serves no more.
+pub(super) const ENDING: Conditions = [Some(false), Some(false), Some(true)];
+
 /// A running scene. Agents are dropped before the world.
 pub(super) struct Scene {
     /// One agent a node.
@@ -49,7 +58,7 @@ pub(super) struct Scene {
     /// The objects.
     pub(super) folder: Folder,
     /// The servers, each named after its pod.
-    _servers: Vec<Server>,
+    pub(super) servers: Vec<Server>,
     /// The world.
     pub(super) world: World,
 }
@@ -99,7 +108,7 @@ impl Scene {
         Self {
             agents: Vec::new(),
             folder,
-            _servers: servers,
+            servers,
             world,
         }
     }
@@ -132,6 +141,18 @@ impl Scene {
         self.folder.put(&endpoints("web", &pods, false));
         self.folder.put(&endpoints("web", &pods, true));
     }
+
+    /// Writes the Service's endpoints in both families, with conditions, and waits until they are programmed.
+    #[track_caller]
+    pub(super) fn set_conditions(&mut self, pods: &[(&str, Conditions)]) {
+        for v6 in [false, true] {
+            let object = pods.iter().fold(empty_slice("web", v6), |object, (name, conditions)| {
+                endpoint(object, self.world.pod(name), v6, *conditions)
+            });
+            self.folder.put(&object);
+        }
+        self.settle();
+    }
 }
 
 /// The Service `web`: ClusterIP, external IP, LoadBalancer IP and node port, TCP and UDP on one port, both families.
@@ -153,24 +174,38 @@ pub(super) fn web() -> ServiceObject {
         .load_balancer_ip(&text(v6.balancer))
 }
 
-/// A slice of a Service over pods.
+/// A slice of a Service over pods in service.
 pub(super) fn endpoints(name: &str, pods: &[Pod], v6: bool) -> SliceObject {
-    let object = slice("default", &format!("{name}-{}", if v6 { "v6" } else { "v4" }), name);
-    let mut object = if v6 { object.v6() } else { object.v4() };
-    object = object
+    pods.iter()
+        .fold(empty_slice(name, v6), |object, pod| endpoint(object, pod, v6, READY))
+}
+
+/// A slice of a Service with the ports of [`web`] and no endpoint.
+pub(super) fn empty_slice(name: &str, v6: bool) -> SliceObject {
+    family_slice(name, v6)
         .port_of("http", SERVER_PORT, "TCP")
-        .port_of("dns", SERVER_PORT, "UDP");
-    for pod in pods {
-        object = if v6 {
-            object.endpoint(pod.ip6)
-        } else {
-            object.endpoint(pod.ip4)
+        .port_of("dns", SERVER_PORT, "UDP")
+}
+
+/// A slice of a Service in one family, without ports.
+pub(super) fn family_slice(name: &str, v6: bool) -> SliceObject {
+    let object = slice("default", &format!("{name}-{}", if v6 { "v6" } else { "v4" }), name);
+    if v6 { object.v6() } else { object.v4() }
+}
+
+/// Adds a pod to a slice.
+pub(super) fn endpoint(object: SliceObject, pod: &Pod, v6: bool, conditions: Conditions) -> SliceObject {
+    let object = if v6 {
+        object.endpoint(pod.ip6)
+    } else {
+        object.endpoint(pod.ip4)
+    };
+    let mut object = object.node(&format!("node{}", pod.node));
+    for (name, value) in ["ready", "serving", "terminating"].into_iter().zip(conditions) {
+        object = match value {
+            Some(value) => object.condition(name, value),
+            None => object,
         };
-        object = object
-            .node(&format!("node{}", pod.node))
-            .ready(true)
-            .serving(true)
-            .terminating(false);
     }
     object
 }
