@@ -19,6 +19,8 @@ mod refusal;
 mod restart;
 mod scene;
 mod session_affinity;
+mod takeover;
+mod tcp_flows;
 mod termination;
 mod topology;
 mod udp_flows;
