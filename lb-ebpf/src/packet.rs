@@ -22,9 +22,9 @@ use lb_common::access::{Packet, SUM_BYTES};
 #[unsafe(no_mangle)]
 static CSUM_IPV6: Global<u32> = Global::new(0);
 
-/// Room for the bytes that are summed.
+/// Room for the bytes that are summed: as much as [`bounded`] lets a length be.
 #[btf_map(name = "sum")]
-static SUM_ROOM: PerCpuArray<[u64; SUM_BYTES / 8], 1> = PerCpuArray::new();
+static SUM_ROOM: PerCpuArray<[u64; REACH / 8], 1> = PerCpuArray::new();
 
 const PSEUDO_HEADER: u64 = 0x10;
 const MARK_MANGLED_ZERO: u64 = 0x20;
@@ -233,9 +233,12 @@ impl Packet for Skb {
         if length == 0 || length > SUM_BYTES {
             return None;
         }
+        // Linux 6.1 does not learn from a comparison with zero that a length is above it.
+        let length = bounded(length - 1) + 1;
+        let room = room.cast::<[u64; SUM_BYTES / 8]>();
         // SAFETY: a per-CPU value that nothing else uses while this program runs.
         unsafe { room.write([0; SUM_BYTES / 8]) };
-        // SAFETY: `room` is SUM_BYTES long and the length was checked against that.
+        // SAFETY: the value behind `room` is REACH long, and the length is no longer than that.
         let failed = unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, room.cast(), length as u32) };
         if failed != 0 {
             return None;

@@ -185,14 +185,14 @@ pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot
                 return Found::Nothing;
             };
             for i in 0..SET_SLOTS {
-                let base = probe(hash, i) * F::SLOT_WORDS;
+                let base = probe(*afresh(&hash), i) * F::SLOT_WORDS;
                 let control = Control::from_word(set.load(base));
                 if control.phase() == LIVE {
                     if slot::holds(set, base, control.version, afresh(key)) {
                         *into = Spot::new(index, base, control);
                         return Found::Entry;
                     }
-                } else if control.phase() == BUSY && control.last_seen == tag(hash) {
+                } else if control.phase() == BUSY && control.last_seen == tag(*afresh(&hash)) {
                     changing = true;
                 }
             }

@@ -2,9 +2,12 @@
 //!
 //! Each datagram carries the stream's mark and its own number; the server ([`Server::udp`](super::Server::udp)) sends it
 //! back behind its identity line. The socket is not connected, so a reply from another address than the one asked is
-//! seen and counted instead of vanishing. Buffers on both sides are large enough that nothing is lost in them.
+//! seen and counted instead of vanishing. Nothing is lost for want of room: buffers on both sides are large, and no more than
+//! [`WINDOW`] datagrams are under way, because a device's backlog holds a thousand; a machine that is too slow slows the
+//! stream down.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -21,6 +24,12 @@ use crate::netns::Netns;
 /// How long the receiver waits before it looks whether the stream has ended.
 const POLL: Duration = Duration::from_millis(10);
 
+/// Datagrams that may be unanswered at a time.
+const WINDOW: u64 = 256;
+
+/// Datagrams under way are given up when none is answered for so long.
+const GIVEN_UP: Duration = Duration::from_millis(200);
+
 /// A stream under way; [`finish`](Self::finish) ends it and gives the account.
 #[derive(Debug)]
 pub struct UdpStream {
@@ -35,11 +44,12 @@ struct Shared {
     stop: AtomicBool,
     sender_done: AtomicBool,
     sent: AtomicU64,
+    answered: AtomicU64,
     grace_ms: AtomicU64,
 }
 
 /// What became of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct UdpReport {
     /// Datagrams that the kernel took.
     pub sent: u64,
@@ -59,6 +69,39 @@ pub struct UdpReport {
     pub handovers: Vec<(u64, String)>,
     /// What the kernel said to datagrams that it did not take; those are not in `sent`.
     pub send_errors: BTreeMap<String, u64>,
+}
+
+impl fmt::Debug for UdpReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            sent,
+            answered,
+            missing,
+            duplicated,
+            foreign,
+            garbled,
+            by_backend,
+            handovers,
+            send_errors,
+        } = self;
+        write!(
+            f,
+            "{sent} sent, {answered} answered, {} missing ({}), {duplicated} duplicated, {garbled} garbled, foreign \
+             {foreign:?}, by backend {by_backend:?}, handovers {handovers:?}, send errors {send_errors:?}",
+            missing.len(),
+            ranges(missing),
+        )
+    }
+}
+
+/// The first ranges of ascending numbers.
+fn ranges(numbers: &[u64]) -> String {
+    let chunks = numbers.chunk_by(|one, next| one + 1 == *next);
+    let shown: Vec<String> = chunks
+        .take(20)
+        .filter_map(|chunk| Some(format!("{}-{}", chunk.first()?, chunk.last()?)))
+        .collect();
+    shown.join(", ")
 }
 
 impl UdpReport {
@@ -141,9 +184,18 @@ fn send(socket: &UdpSocket, to: SocketAddr, mark: u32, rate: u32, shared: &Share
     let started = Instant::now();
     let mut errors = BTreeMap::new();
     let (mut number, mut attempts) = (0_u64, 0_u64);
+    let (mut given_up, mut progress) = (0, (0, started));
     while !shared.stop.load(Ordering::Relaxed) {
+        let answered = shared.answered.load(Ordering::Relaxed);
+        if answered != progress.0 {
+            progress = (answered, Instant::now());
+        } else if progress.1.elapsed() > GIVEN_UP {
+            given_up = number.saturating_sub(answered);
+            progress.1 = Instant::now();
+        }
+        let under_way = number.saturating_sub(answered + given_up);
         let due = started.elapsed().as_micros() as u64 * u64::from(rate) / 1_000_000 + 1;
-        while attempts < due {
+        for _ in 0..(due - attempts).min(WINDOW.saturating_sub(under_way)) {
             attempts += 1;
             match socket.send_to(&payload(mark, number), to) {
                 Ok(_) => {
@@ -192,6 +244,7 @@ fn receive(socket: &UdpSocket, to: SocketAddr, mark: u32, shared: &Shared) -> Ud
         }
         if answers[index] == 0 {
             report.answered += 1;
+            shared.answered.store(report.answered, Ordering::Relaxed);
         } else {
             report.duplicated += 1;
         }
