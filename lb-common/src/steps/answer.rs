@@ -65,7 +65,10 @@ fn echo<F: Family, P: Packet>(packet: &mut P, header: &Header<F>) -> Option<()> 
 fn fresh_ttl<F: Family, P: Packet>(packet: &mut P, l3: usize) -> Option<()> {
     if F::V6 {
         let half = packet.half(l3 + 6)?;
-        packet.set_half(l3 + 6, half & 0x00ff | (TTL as u16) << 8)
+        let new = half & 0x00ff | (TTL as u16) << 8;
+        packet.set_half(l3 + 6, new)?;
+        packet.whole_delta(checksum::delta(half as u64, new as u64));
+        Some(())
     } else {
         let half = packet.half(l3 + 8)?;
         let new = half & 0xff00 | TTL as u16;
@@ -100,6 +103,7 @@ fn reset<F: Family, P: Packet>(packet: &mut P, header: &Header<F>) -> Option<()>
     }
     let [_ports, sequence, acknowledgement, flags_window, check] = packet.words::<5>(l4)?;
     let ports = packet.words::<1>(l4)?[0];
+    let before = ports as u64 + sequence as u64 + acknowledgement as u64 + flags_window as u64 + check as u64;
     let flags = (flags_window >> 8) as u8;
     let transport_len = ((flags_window & 0xf0) >> 2) as u16;
     let partial = left_to_device(header, check as u16);
@@ -133,6 +137,7 @@ fn reset<F: Family, P: Packet>(packet: &mut P, header: &Header<F>) -> Option<()>
         checksum::finish(sum + segment)
     };
     packet.set_words(l4, [ports, sequence, acknowledgement, offset_flags, field as u32])?;
+    packet.whole_delta(checksum::delta(before, segment + field as u64));
     rewrite::addresses::<F, P>(packet, header.l3, header.dst, header.src, None)?;
     let length = (l4 - header.l3 + wire::TCP_LEN) as u16;
     set_length::<F, P>(packet, header.l3, length)?;
@@ -143,7 +148,10 @@ fn reset<F: Family, P: Packet>(packet: &mut P, header: &Header<F>) -> Option<()>
 #[inline(always)]
 fn set_length<F: Family, P: Packet>(packet: &mut P, l3: usize, length: u16) -> Option<()> {
     if F::V6 {
-        return packet.set_half(l3 + 4, length.wrapping_sub(40).to_be());
+        let (old, new) = (packet.half(l3 + 4)?, length.wrapping_sub(40).to_be());
+        packet.set_half(l3 + 4, new)?;
+        packet.whole_delta(checksum::delta(old as u64, new as u64));
+        return Some(());
     }
     let (old_length, old_bits) = (packet.half(l3 + 2)?, packet.half(l3 + 6)?);
     let field = packet.half(l3 + 10)?;
@@ -172,6 +180,7 @@ fn error<F: Family, P: Packet>(packet: &mut P, header: &Header<F>, kind: (u8, u8
     packet.trim(header.l3 + quoted_len)?;
     let added = F::HEADER_LEN + wire::ICMP_LEN;
     packet.insert(header.l3, added)?;
+    let undefined = packet.sum(header.l3, added)?;
 
     let quote = header.l3 + added;
     let mut sum = packet.sum(quote, quoted_len)?;
@@ -210,5 +219,8 @@ fn error<F: Family, P: Packet>(packet: &mut P, header: &Header<F>, kind: (u8, u8
     }
     rewrite::addresses::<F, P>(packet, header.l3, header.dst, header.src, None)?;
     let field = checksum::finish(sum);
-    packet.set_words(header.l3 + F::HEADER_LEN, [first | (field as u32) << 16, second])
+    packet.set_words(header.l3 + F::HEADER_LEN, [first | (field as u32) << 16, second])?;
+    let written = packet.sum(header.l3, added)?;
+    packet.whole_delta(checksum::delta(undefined, written));
+    Some(())
 }

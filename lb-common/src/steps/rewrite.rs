@@ -32,6 +32,9 @@ pub fn packet<F: Family, P: Packet>(
         packet.l4_delta(at, addresses_delta, ports_delta, udp, F::V6)?;
         let ports = rewrite.src.port.to_be() as u32 | (rewrite.dst.port.to_be() as u32) << 16;
         packet.set_words(header.l4, [ports])?;
+    } else if F::V6 {
+        // The checksum that absorbs the change is in the first fragment.
+        packet.whole_delta(addresses_delta);
     }
     addresses::<F, P>(
         packet,

@@ -90,6 +90,11 @@ impl Packet {
         }
     }
 
+    /// Whether it is an IPv4 packet.
+    pub fn is_v4(&self) -> bool {
+        matches!(self.network, Network::V4(_))
+    }
+
     /// Source and destination MAC address; 02::1 and 02::2 otherwise.
     #[must_use]
     pub fn macs(mut self, source: [u8; 6], destination: [u8; 6]) -> Self {

@@ -1,7 +1,7 @@
 //! One case: objects, then packets, and what has to become of each; and the comparison of the two sides.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use lb_common::layout::config;
 use lb_common::testing::Summed;
@@ -74,6 +74,17 @@ pub(super) fn at_frame(program: ProgramName, frame: Vec<u8>) -> Step {
 
 fn is_bare(program: ProgramName) -> bool {
     matches!(program, ProgramName::L3In | ProgramName::L3Out)
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decoded = if is_bare(self.program) {
+            Decoded::ip(&self.given.frame)
+        } else {
+            Decoded::frame(&self.given.frame)
+        };
+        write!(f, "{}: {decoded:?}", self.program.name())
+    }
 }
 
 impl Step {
@@ -208,8 +219,16 @@ pub(super) fn check(world: &World, step: &Step, summed: bool) -> Result<(), Stri
         summed,
         ..step.given.clone()
     };
-    let output = world.kernel.run(step.program, &given)?;
     let (buffer, decision) = world.host.run(step.program, &given);
+    // A trim makes the kernel give up the sum (`__skb_trim_rcsum`), but its test run compares the bytes with it all the same.
+    let keeps_sum = matches!(buffer.summed(), Summed::Complete { .. });
+    let output = world.kernel.run(
+        step.program,
+        &Given {
+            summed: keeps_sum,
+            ..given
+        },
+    )?;
     let [by_kernel, by_host] = [world.kernel_counts(), world.host_counts()];
     let counts = [delta(&before[0], &by_kernel), delta(&before[1], &by_host)];
 
@@ -252,8 +271,8 @@ pub(super) fn check(world: &World, step: &Step, summed: bool) -> Result<(), Stri
     if !buffer.sum_is_right() {
         _ = writeln!(wrong, "the host's sum over the whole packet is not that of its bytes");
     }
-    if summed && !matches!(buffer.summed(), Summed::Complete { .. }) {
-        _ = writeln!(wrong, "the host forgot the sum over the whole packet");
+    if summed && !keeps_sum && buffer.bytes().len() == step.given.frame.len() {
+        _ = writeln!(wrong, "the host gave up the sum of a packet that it did not trim");
     }
     if step.end != End::Drop {
         wrong += &sums(step.program, &output.frame);

@@ -60,6 +60,8 @@ impl Flow {
 
     /// From the backend, as the client gets it.
     pub(super) fn answered(&self, flags: &str) -> Packet {
-        self.transport.packet(self.frontend, self.client, flags).payload(b"even")
+        self.transport
+            .packet(self.frontend, self.client, flags)
+            .payload(b"even")
     }
 }

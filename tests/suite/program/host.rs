@@ -9,7 +9,9 @@ use lb_common::pipeline::{self, Hook};
 use lb_common::testing::Buffer;
 use lb_common::verdict::{Action, Verdict};
 use steerway::datapath::load::ProgramName;
-use steerway::maps::{HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, address_of_words, address_words};
+use steerway::maps::{
+    HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, address_of_words, address_words,
+};
 
 use super::node::{Found, route};
 use super::{ETHERNET, FLOW_SETS, Given};

@@ -253,7 +253,10 @@ impl Journey {
 
     fn case(&self, family: Addresses, transport: Transport) -> Case {
         let flow = self.flow(family, transport);
-        let forward = |flags, counts: &[_]| self.forward.of(at(self.hook, &flow.ask(flags)), &flow.asked(flags), counts);
+        let forward = |flags, counts: &[_]| {
+            self.forward
+                .of(at(self.hook, &flow.ask(flags)), &flow.asked(flags), counts)
+        };
         let reply = |flags| {
             let step = at(self.reply_hook, &flow.answer(flags));
             let step = match self.reply_device {
@@ -303,9 +306,11 @@ fn a_packet_of_another_that_only_steer0_met_is_routed_and_its_reply_as_well() {
             "a pod without a hook",
             web_on(family, &[Backend::Remote]),
             vec![
-                at(SteerOut, &flow.ask("S"))
-                    .from_device(CLIENT_VETH)
-                    .redirected_as(UPLINK, &flow.asked("S").ttl(63), &[NewFlow, Forward]),
+                at(SteerOut, &flow.ask("S")).from_device(CLIENT_VETH).redirected_as(
+                    UPLINK,
+                    &flow.asked("S").ttl(63),
+                    &[NewFlow, Forward],
+                ),
                 at(UplinkIn, &flow.answer("SA")).redirected_as(CLIENT_VETH, &flow.answered("SA").ttl(63), &[Reply]),
             ],
         )]

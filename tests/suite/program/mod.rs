@@ -6,6 +6,7 @@
 //! the tables in memory, so seeds, generations and ids are the same; bytes, ends and counters must be the same too, and so
 //! must the two flow tables after each packet. Checksums are judged by a parser that is not ours.
 
+mod answers;
 mod case;
 mod flow;
 mod host;
@@ -13,6 +14,7 @@ mod journeys;
 mod kernel;
 mod node;
 mod objects;
+mod refusal;
 
 use lb_common::layout::config;
 use lb_common::verdict::REASONS;
@@ -100,7 +102,7 @@ impl World {
             if let Some(objects) = step.new_objects() {
                 self.publish(objects, &case.words);
             }
-            check(self, step, summed).map_err(|wrong| format!("packet {number}: {wrong}{step:?}"))?;
+            check(self, step, summed).map_err(|wrong| format!("packet {number} at {step}: {wrong}"))?;
         }
         Ok(())
     }

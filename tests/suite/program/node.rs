@@ -194,7 +194,7 @@ pub(super) fn namespace(label: &str) -> Netns {
              route add {}/{bits} dev pod0 src {gateway}\n\
              route add {}/{bits} dev pod1 src {gateway}\n\
              route add default via {hop} dev up0 src {node}\n\
-             route add {}/{bits} via {hop} dev up0 src {node} mtu {NARROW_MTU}\n\
+             route add {}/{bits} via {hop} dev up0 src {node} mtu lock {NARROW_MTU}\n\
              route add unreachable {}/{bits}\n",
             at.pick("24", "64"),
             at.pod(),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use lb_tests::objects::{Manifest, ServiceObject as ServiceManifest, SliceObject as SliceManifest, node, service, slice};
+use lb_tests::objects::{
+    Manifest, ServiceObject as ServiceManifest, SliceObject as SliceManifest, node, service, slice,
+};
 use serde::de::DeserializeOwned;
 use steerway::model::{DesiredState, ModelConfig, Names, NodeObject, ServiceObject, SliceObject, Snapshot, build};
 
@@ -90,7 +92,11 @@ pub(super) fn slice_of_web(at: Addresses) -> SliceManifest {
 pub(super) fn web_on(at: Addresses, backends: &[Backend]) -> Objects {
     Objects {
         services: vec![web(at)],
-        slices: vec![backends.iter().fold(slice_of_web(at), |slice, backend| backend.add(at, slice))],
+        slices: vec![
+            backends
+                .iter()
+                .fold(slice_of_web(at), |slice, backend| backend.add(at, slice)),
+        ],
     }
 }
 
