@@ -15,9 +15,10 @@ use lb_common::flow::slot::{self, Words};
 use lb_common::flow::state::{Control, FREE, LIVE, REPLY_HALF, SHARED, class, timeout_word};
 use lb_common::hash;
 use lb_common::layout::{SET_SLOTS, VERSION_MASK, config};
+use lb_common::pipeline::Hook;
 
 use super::{find, slots};
-use crate::maps::{MapStore, Referred, Table, WordSet, WordSlots};
+use crate::maps::{MapStore, Referred, Table, WordSet, WordSlots, address_of_words};
 
 /// Names of the classes of flows, as `lb_common::flow::state::class` numbers them.
 pub const CLASSES: [&str; 5] = ["unanswered", "closing", "answered", "established", "settled"];
@@ -142,6 +143,11 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         self.referred.backends.insert(backend as u32);
         if is_forward {
             self.referred.forward_bits.insert(hash::bit::<F>(side.addr));
+            let meta = set.load(base + Words::meta::<F>());
+            if meta & VERSION_MASK == control.version && meta as u8 & Hook::STEER_OUT != 0 {
+                let address = address_of_words(F::V6, F::to_words(side.addr));
+                self.referred.host_destinations.insert(address);
+            }
             if let Some(count) = self.counts.flows.get_mut(class(control.state) as usize) {
                 *count += 1;
             }

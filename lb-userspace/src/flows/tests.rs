@@ -7,6 +7,7 @@ use lb_common::flow::state::{BUSY, DATAGRAM, ESTABLISHED, LIVE, REPLIED, RESET};
 use lb_common::flow::table::{self, Inserted};
 use lb_common::hash;
 use lb_common::layout::{SET_SLOTS, backend_ref, config};
+use lb_common::pipeline::Hook;
 
 use super::{FlowState, Sweeper, dump, slots};
 use crate::maps::{HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, v4_word};
@@ -203,6 +204,17 @@ fn the_sweep_tells_what_flows_refer_to() {
     let bit = |address: [u8; 4]| hash::bit::<V4>(v4_word(address.into()));
     assert!(referred.forward_bits.contains(bit([10, 96, 0, 1])) && referred.forward_bits.count() == 1);
     assert!(referred.reply_bits.contains(bit([10, 1, 0, 7])) && referred.reply_bits.count() == 1);
+    assert!(referred.host_destinations.is_empty(), "the flow is a pod's");
+    let tables = HostTables {
+        store: &store,
+        surroundings: &At(0),
+    };
+    let mut of_the_node = entry(1002, 17);
+    let reply = of_the_node.place;
+    of_the_node.place.hooks = Hook::STEER_OUT;
+    insert_pair(&tables, &mut of_the_node, reply, LIVE | REPLIED | ESTABLISHED);
+    let referred = Sweeper::default().sweep(&store, 0).referred;
+    assert_eq!(referred.host_destinations, ["10.96.0.1".parse().unwrap()].into());
 }
 
 #[test]

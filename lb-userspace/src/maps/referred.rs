@@ -1,6 +1,9 @@
 //! What the live flows still refer to, as one sweep found it: a backend id or an address bit that is not in here may be
 //! used anew, if it was withdrawn a grace period before that sweep began.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use lb_common::layout::BITS_WORDS;
 
 /// A set of small numbers.
@@ -44,6 +47,8 @@ pub struct Referred {
     pub forward_bits: BitSet,
     /// Bits of the addresses that backends send from.
     pub reply_bits: BitSet,
+    /// Addresses that flows of the node itself go to by way of our device: they need routes to it.
+    pub host_destinations: BTreeSet<IpAddr>,
 }
 
 impl Referred {
@@ -54,6 +59,7 @@ impl Referred {
             backends: BitSet::with_room(backends),
             forward_bits: bits.clone(),
             reply_bits: bits,
+            host_destinations: BTreeSet::new(),
         }
     }
 }

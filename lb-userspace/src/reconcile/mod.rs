@@ -19,6 +19,7 @@
 mod agent;
 mod cycle;
 mod host;
+mod linger;
 mod pace;
 mod readiness;
 mod steps;
@@ -53,6 +54,7 @@ use crate::plan::Planner;
 use crate::source::Source;
 use crate::status::State;
 use cycle::Fixed;
+use linger::Lingering;
 use pace::Pace;
 use steps::Failures;
 use upkeep::{Done, Upkeep};
@@ -100,6 +102,8 @@ pub struct Reconciler<H> {
     check_at: Instant,
     /// Our device, and the generation of the table it was made for.
     steer: Option<(SteerDevice, u64)>,
+    /// Routes that outlive their Services.
+    lingering: Lingering,
     /// Attached programs run on tables that a cycle filled.
     filled: bool,
     /// Whether the last cycle left something out that may fit soon.
@@ -147,6 +151,7 @@ impl<H: Host> Reconciler<H> {
             changed_at: Some(now()),
             check_at: now() + CHECK_EVERY,
             steer: None,
+            lingering: Lingering::default(),
             filled: false,
             starved: Starved::No,
             logged: Vec::new(),
@@ -231,6 +236,9 @@ impl<H: Host> Reconciler<H> {
             Done::Swept { mark, swept } => {
                 if let (Some(planner), Some(mark)) = (&mut self.planner, mark) {
                     planner.swept(mark, &swept.referred);
+                }
+                if self.lingering.swept(&swept.referred.host_destinations) {
+                    self.changed();
                 }
                 self.tell_swept(swept);
                 if self.starved != Starved::No {

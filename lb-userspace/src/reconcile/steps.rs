@@ -146,6 +146,7 @@ impl<H: Host> Reconciler<H> {
             steer_ifindex: device.ifindex,
             vips: &published.vips,
             local: &table.local_addresses,
+            may_go: Some(self.lingering.free()),
             source_v4: source_v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
             source_v6: source_v6.and_then(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
         };
@@ -159,6 +160,7 @@ impl<H: Host> Reconciler<H> {
                         "routes changed"
                     );
                 }
+                self.lingering.note(&report.left_over);
                 report.conflicts
             }
             Err(error) => {

@@ -77,6 +77,7 @@ fn install(site: &Site, kind: Kind) {
             steer_ifindex: device.ifindex,
             vips: &vips,
             local: &local,
+            may_go: None,
             source_v4: None,
             source_v6: None,
         };

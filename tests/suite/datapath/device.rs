@@ -152,6 +152,7 @@ fn a_host_process_reaches_vips_by_steer0_with_the_node_s_address_whatever_rp_fil
                 steer_ifindex: device.ifindex,
                 vips: &vips.into_iter().collect(),
                 local: &local,
+                may_go: None,
                 source_v4: Some("198.51.100.1".parse().unwrap()),
                 source_v6: Some("fd00::1".parse().unwrap()),
             };
@@ -196,6 +197,7 @@ fn what_no_program_took_dies_at_the_far_end() {
             steer_ifindex: device.ifindex,
             vips: &vips,
             local: &local,
+            may_go: None,
             source_v4: None,
             source_v6: None,
         };

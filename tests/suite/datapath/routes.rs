@@ -47,6 +47,7 @@ async fn sync(routes: &mut VipRoutes, node: &Node, vips: &BTreeSet<IpAddr>, sour
         steer_ifindex: node.steer_ifindex,
         vips,
         local: &local,
+        may_go: None,
         source_v4: Some(Ipv4Addr::from(source)),
         source_v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)),
     };

@@ -53,6 +53,8 @@ pub struct RouteNeeds<'a> {
     pub vips: &'a BTreeSet<IpAddr>,
     /// Addresses of the node's interfaces: they get no route, and only they can be sources.
     pub local: &'a BTreeSet<IpAddr>,
+    /// Of the routes that no VIP needs, those that may go: the others are left over. `None`: all may.
+    pub may_go: Option<&'a BTreeSet<IpAddr>>,
     /// Preferred source of IPv4; without one the kernel chooses.
     pub source_v4: Option<Ipv4Addr>,
     /// Preferred source of IPv6.
@@ -68,6 +70,8 @@ pub struct RouteReport {
     pub changed: usize,
     /// Routes that went.
     pub removed: usize,
+    /// Addresses with a route that no VIP needs and that may not go yet.
+    pub left_over: Vec<IpAddr>,
     /// VIPs that have somebody else's route: theirs is left alone, host processes do not reach the VIP through us.
     pub conflicts: Vec<IpAddr>,
 }
@@ -122,7 +126,7 @@ impl VipRoutes {
         };
         let wanted = wanted(needs);
         self.conflicts.retain(|vip| wanted.contains_key(vip));
-        let ops = plan(&known, &wanted, &self.conflicts);
+        let ops = plan(&known, &wanted, &self.conflicts, needs.may_go);
         let mut report = RouteReport::default();
         let mut failed: Option<(usize, IpAddr, rtnetlink::Error)> = None;
         let mut results = stream::iter(ops).map(|op| run(&handle, op)).buffer_unordered(IN_FLIGHT);
@@ -158,6 +162,7 @@ impl VipRoutes {
                 source,
             });
         }
+        report.left_over = known.keys().filter(|vip| !wanted.contains_key(vip)).copied().collect();
         self.known = Some(known);
         report.conflicts = self.conflicts.iter().copied().collect();
         Ok(report)
@@ -197,7 +202,12 @@ fn wanted(needs: &RouteNeeds<'_>) -> BTreeMap<IpAddr, Route> {
         .collect()
 }
 
-fn plan(known: &BTreeMap<IpAddr, Route>, wanted: &BTreeMap<IpAddr, Route>, conflicts: &BTreeSet<IpAddr>) -> Vec<Op> {
+fn plan(
+    known: &BTreeMap<IpAddr, Route>,
+    wanted: &BTreeMap<IpAddr, Route>,
+    conflicts: &BTreeSet<IpAddr>,
+    may_go: Option<&BTreeSet<IpAddr>>,
+) -> Vec<Op> {
     let made = wanted.iter().filter_map(|(&vip, &route)| match known.get(&vip) {
         None if conflicts.contains(&vip) => None,
         None => Some(Op::Add(vip, route)),
@@ -206,7 +216,7 @@ fn plan(known: &BTreeMap<IpAddr, Route>, wanted: &BTreeMap<IpAddr, Route>, confl
     });
     let gone = known
         .keys()
-        .filter(|vip| !wanted.contains_key(vip))
+        .filter(|vip| !wanted.contains_key(vip) && may_go.is_none_or(|free| free.contains(vip)))
         .map(|&vip| Op::Remove(vip));
     made.chain(gone).collect()
 }
@@ -321,6 +331,7 @@ mod tests {
             steer_ifindex: 7,
             vips: &vips,
             local: &local,
+            may_go: None,
             source_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
             // Not configured on any interface yet.
             source_v6: Some("fd00::1".parse().unwrap()),
@@ -340,7 +351,7 @@ mod tests {
             (ip("10.0.0.2"), route),
             (ip("10.0.0.3"), (6, None)),
         ]);
-        assert_eq!(plan(&known, &known, &BTreeSet::new()), []);
+        assert_eq!(plan(&known, &known, &BTreeSet::new(), None), []);
         let wanted = BTreeMap::from([
             (ip("10.0.0.1"), route),
             (ip("10.0.0.3"), route),
@@ -351,8 +362,13 @@ mod tests {
             Op::Add(ip("10.0.0.4"), route),
             Op::Remove(ip("10.0.0.2")),
         ];
-        assert_eq!(plan(&known, &wanted, &BTreeSet::new()), expected);
-        assert_eq!(plan(&known, &wanted, &set(&["10.0.0.4"])), [expected[0], expected[2]]);
+        assert_eq!(plan(&known, &wanted, &BTreeSet::new(), None), expected);
+        assert_eq!(
+            plan(&known, &wanted, &set(&["10.0.0.4"]), None),
+            [expected[0], expected[2]]
+        );
+        let kept = plan(&known, &wanted, &BTreeSet::new(), Some(&BTreeSet::new()));
+        assert_eq!(kept, expected[..2], "nothing may go yet");
     }
 
     #[test]

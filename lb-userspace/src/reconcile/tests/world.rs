@@ -111,9 +111,14 @@ impl Host for TestHost {
     async fn route(&mut self, needs: &RouteNeeds<'_>, _trust: Trust) -> Result<RouteReport, HostError> {
         let mut memory = self.memory.lock().unwrap();
         memory.order.push("route");
-        memory.routes.clone_from(needs.vips);
+        let may_stay = |address: &&IpAddr| needs.may_go.is_some_and(|free| !free.contains(*address));
+        let left_over: Vec<IpAddr> = memory.routes.difference(needs.vips).filter(may_stay).copied().collect();
+        memory.routes = needs.vips.iter().chain(&left_over).copied().collect();
         memory.route_source = needs.source_v4.map(IpAddr::V4);
-        Ok(RouteReport::default())
+        Ok(RouteReport {
+            left_over,
+            ..RouteReport::default()
+        })
     }
 }
 
