@@ -1,18 +1,16 @@
-//! One case: objects, then packets, and what has to become of each; and the comparison of the two sides.
+//! One case: objects, then packets, and what has to become of each.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use lb_common::layout::config;
-use lb_common::testing::Summed;
-use lb_common::verdict::{Action, Reason};
-use lb_tests::packet::{Checksum, Decoded, Packet, diff};
-use lb_tests::prog_run::{TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use lb_common::verdict::Reason;
+use lb_tests::packet::{Decoded, Packet};
 use steerway::datapath::load::ProgramName;
 
+use super::Given;
 use super::node::{BACKEND_VETH, CLIENT_VETH, LO, STEER, UPLINK};
 use super::objects::Objects;
-use super::{ETHERNET, Given, World};
 
 /// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +26,11 @@ pub(super) enum End {
 /// One packet of a case and what has to become of it.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
-    program: ProgramName,
-    given: Given,
-    end: End,
-    becomes: Option<Vec<u8>>,
-    counts: BTreeMap<Reason, u64>,
+    pub(super) program: ProgramName,
+    pub(super) given: Given,
+    pub(super) end: End,
+    pub(super) becomes: Option<Vec<u8>>,
+    pub(super) counts: BTreeMap<Reason, u64>,
     new_objects: Option<Objects>,
 }
 
@@ -72,7 +70,8 @@ pub(super) fn at_frame(program: ProgramName, frame: Vec<u8>) -> Step {
     }
 }
 
-fn is_bare(program: ProgramName) -> bool {
+/// Whether packets have no Ethernet header there.
+pub(super) fn is_bare(program: ProgramName) -> bool {
     matches!(program, ProgramName::L3In | ProgramName::L3Out)
 }
 
@@ -182,6 +181,7 @@ pub(super) struct Case {
     /// Configuration words that differ from [`super::node::tables`].
     pub(super) words: Vec<(usize, u64)>,
     pub(super) steps: Vec<Step>,
+    may_be_summed: bool,
 }
 
 impl Case {
@@ -191,12 +191,20 @@ impl Case {
             objects,
             words: Vec::new(),
             steps,
+            may_be_summed: true,
         }
     }
 
-    /// Whether some packet has no Ethernet header. The kernel's test run cannot tell where such a packet's sum begins.
-    pub(super) fn is_without_link(&self) -> bool {
-        self.steps.iter().any(|step| is_bare(step.program))
+    /// Not run with packets that a device has summed.
+    pub(super) fn never_summed(mut self) -> Self {
+        self.may_be_summed = false;
+        self
+    }
+
+    /// Whether it is run with packets that a device has summed too. The kernel's test run cannot tell where the sum of a packet
+    /// without Ethernet header begins.
+    pub(super) fn may_be_summed(&self) -> bool {
+        self.may_be_summed && !self.steps.iter().any(|step| is_bare(step.program))
     }
 
     /// Sets flags of the configuration besides [`config::FLAG_ECHO`].
@@ -209,111 +217,4 @@ impl Case {
         self.words.push((index, value));
         self
     }
-}
-
-/// Runs a step on both sides; says what differs from the step or between the sides. `summed`: a device has summed the packet.
-pub(super) fn check(world: &World, step: &Step, summed: bool) -> Result<(), String> {
-    let mut wrong = String::new();
-    let before = [world.kernel_counts(), world.host_counts()];
-    let given = Given {
-        summed,
-        ..step.given.clone()
-    };
-    let (buffer, decision) = world.host.run(step.program, &given);
-    // A trim makes the kernel give up the sum (`__skb_trim_rcsum`), but its test run compares the bytes with it all the same.
-    let keeps_sum = matches!(buffer.summed(), Summed::Complete { .. });
-    let output = world.kernel.run(
-        step.program,
-        &Given {
-            summed: keeps_sum,
-            ..given
-        },
-    )?;
-    let [by_kernel, by_host] = [world.kernel_counts(), world.host_counts()];
-    let counts = [delta(&before[0], &by_kernel), delta(&before[1], &by_host)];
-
-    if let Some(text) = diff(buffer.bytes(), &output.frame) {
-        _ = writeln!(wrong, "the kernel's packet is not the host's:\n{text}");
-    }
-    let expected = step.becomes.as_ref().unwrap_or(&step.given.frame);
-    if let Some(text) = difference(step.program, expected, &output.frame) {
-        _ = writeln!(wrong, "the kernel's packet is not the expected one:\n{text}");
-    }
-    let host_return = match decision.action {
-        Action::Pass => TC_ACT_UNSPEC,
-        Action::Drop | Action::Answer => TC_ACT_SHOT,
-        Action::Transmit | Action::Receive | Action::Neighbour => TC_ACT_REDIRECT,
-    };
-    let expected_return = match step.end {
-        End::Next => TC_ACT_UNSPEC,
-        End::Drop => TC_ACT_SHOT,
-        End::Redirect(_) => TC_ACT_REDIRECT,
-    };
-    if [output.verdict, host_return] != [expected_return; 2] {
-        _ = writeln!(
-            wrong,
-            "kernel returned {}, host {decision:?}, expected {:?}",
-            output.verdict, step.end
-        );
-    }
-    if let End::Redirect(ifindex) = step.end
-        && decision.ifindex != ifindex
-    {
-        _ = writeln!(wrong, "redirected to device {}, not {ifindex}", decision.ifindex);
-    }
-    if counts != [step.counts.clone(), step.counts.clone()] {
-        _ = writeln!(
-            wrong,
-            "counted {:?} by the kernel, {:?} by the host, expected {:?}",
-            counts[0], counts[1], step.counts
-        );
-    }
-    if !buffer.sum_is_right() {
-        _ = writeln!(wrong, "the host's sum over the whole packet is not that of its bytes");
-    }
-    if summed && !keeps_sum && buffer.bytes().len() == step.given.frame.len() {
-        _ = writeln!(wrong, "the host gave up the sum of a packet that it did not trim");
-    }
-    if step.end != End::Drop {
-        wrong += &sums(step.program, &output.frame);
-    }
-    if let Some(text) = world.flow_difference() {
-        _ = writeln!(wrong, "{text}");
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
-}
-
-/// [`diff`] for a program's packets: where there is no Ethernet header, one is put before both.
-fn difference(program: ProgramName, expected: &[u8], got: &[u8]) -> Option<String> {
-    let framed = |bytes: &[u8]| {
-        let ether_type: [u8; 2] = if bytes[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
-        [&[0; ETHERNET - 2], ether_type.as_slice(), bytes].concat()
-    };
-    if is_bare(program) {
-        diff(&framed(expected), &framed(got))
-    } else {
-        diff(expected, got)
-    }
-}
-
-/// Which checksums of a packet are wrong, by a parser that is not ours.
-fn sums(program: ProgramName, bytes: &[u8]) -> String {
-    let decoded = if is_bare(program) {
-        Decoded::ip(bytes)
-    } else {
-        Decoded::frame(bytes)
-    };
-    match decoded {
-        Ok(decoded) if decoded.sums_are_good() || decoded.transport_sum == Checksum::Unverifiable => String::new(),
-        Ok(decoded) => format!("wrong checksums: {decoded:?}\n"),
-        Err(error) => format!("not a packet: {error}\n"),
-    }
-}
-
-fn delta(before: &[u64], after: &[u64]) -> BTreeMap<Reason, u64> {
-    Reason::ALL
-        .iter()
-        .map(|reason| (*reason, after[*reason as usize] - before[*reason as usize]))
-        .filter(|(_, count)| *count > 0)
-        .collect()
 }

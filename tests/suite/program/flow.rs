@@ -45,23 +45,29 @@ pub(super) struct Flow {
 impl Flow {
     /// From the client, as the client sends it.
     pub(super) fn ask(&self, flags: &str) -> Packet {
-        self.transport.packet(self.client, self.frontend, flags).payload(b"odd")
+        self.transport
+            .packet(self.client, self.frontend, flags)
+            .payload(b"an odd question, it")
     }
 
     /// From the client, as the backend gets it.
     pub(super) fn asked(&self, flags: &str) -> Packet {
-        self.transport.packet(self.source, self.backend, flags).payload(b"odd")
+        self.transport
+            .packet(self.source, self.backend, flags)
+            .payload(b"an odd question, it")
     }
 
     /// From the backend, as the backend sends it.
     pub(super) fn answer(&self, flags: &str) -> Packet {
-        self.transport.packet(self.backend, self.source, flags).payload(b"even")
+        self.transport
+            .packet(self.backend, self.source, flags)
+            .payload(b"an even answer it")
     }
 
     /// From the backend, as the client gets it.
     pub(super) fn answered(&self, flags: &str) -> Packet {
         self.transport
             .packet(self.frontend, self.client, flags)
-            .payload(b"even")
+            .payload(b"an even answer it")
     }
 }

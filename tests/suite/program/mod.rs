@@ -6,13 +6,23 @@
 //! the tables in memory, so seeds, generations and ids are the same; bytes, ends and counters must be the same too, and so
 //! must the two flow tables after each packet. Checksums are judged by a parser that is not ours.
 
+mod affinity;
 mod answers;
 mod case;
+mod changes;
+mod compare;
 mod flow;
+mod fragments;
+mod headers;
 mod host;
+mod icmp_error;
 mod journeys;
 mod kernel;
+mod link_less;
+mod many_flows;
+mod masquerade;
 mod node;
+mod not_ours;
 mod objects;
 mod refusal;
 
@@ -21,14 +31,15 @@ use lb_common::verdict::REASONS;
 use steerway::maps::{Dump, MapStore, Table};
 use steerway::plan::Planner;
 
-use self::case::{Case, check};
+use self::case::Case;
+use self::compare::check;
 use self::host::Host;
 use self::kernel::Kernel;
 use self::node::{Addresses, namespace, tables};
 use self::objects::Objects;
 
 /// Sets of each flow table.
-const FLOW_SETS: u32 = 64;
+const FLOW_SETS: u32 = 256;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 /// The seed of the tables.
@@ -148,7 +159,7 @@ fn run_cases(label: &str, cases: impl Fn(Addresses) -> Vec<Case>) {
         for case in cases {
             // Once as it comes from a device that sums nothing, once as from one that has summed all of it.
             for summed in [false, true] {
-                if summed && case.is_without_link() {
+                if summed && !case.may_be_summed() {
                     continue;
                 }
                 let family = at.pick("IPv4", "IPv6");

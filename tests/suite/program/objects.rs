@@ -57,12 +57,6 @@ impl Objects {
         );
         desired
     }
-
-    pub(super) fn and(mut self, other: Self) -> Self {
-        self.services.extend(other.services);
-        self.slices.extend(other.slices);
-        self
-    }
 }
 
 fn read<T: DeserializeOwned>(manifest: &dyn Manifest) -> T {

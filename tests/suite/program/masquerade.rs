@@ -1,0 +1,390 @@
+//! kube-proxy's golden table (TestInternalExternalMasquerade; specification section 3.2): 27 flows in four settings, 108 rows.
+//!
+//! Each row says which endpoints a flow may reach and whether its source is masqueraded. The flows run on the host's pipeline,
+//! fed by the planner. Endpoints and verdicts have to be kube-proxy's; where we differ, [`DIFFERENCES`] says so with the reason, and
+//! the test fails for a difference that is not listed and for a listed one that is none. Our programs have neither of the two
+//! settings: what a pod is follows from its device, and sources are translated where replies need it, nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use lb_common::layout::config;
+use lb_common::verdict::Action;
+use lb_tests::objects::{ServiceObject, service, slice};
+use lb_tests::packet::Decoded;
+use steerway::datapath::load::ProgramName::{LoOut, PodIn, SteerOut, UplinkIn};
+use steerway::maps::{Dump, MapStore as _, Table};
+use steerway::plan::Planner;
+
+use super::SEED;
+use super::case::at;
+use super::flow::Transport;
+use super::host::Host;
+use super::node::{Addresses, NODE, tables};
+use super::objects::Objects;
+
+use self::Differs::{KeepsLocal, KeepsRemote, MasqueradesLocal, MasqueradesRemote, OtherEndpoints};
+use self::Frontend::{Balancer, ClusterIp, NodePort};
+use self::Policy::{Cluster, ExternalLocal, InternalLocal};
+use self::Setting::{All, Base, Both, NoDetector};
+use self::Source::{Node, Outside, Pod};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Pod,
+    Node,
+    Outside,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Frontend {
+    ClusterIp,
+    NodePort,
+    Balancer,
+}
+
+/// Both policies Cluster, or which one is Local.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Policy {
+    Cluster,
+    ExternalLocal,
+    InternalLocal,
+}
+
+/// kube-proxy's settings: as it comes, without a detector of local traffic, with masqueradeAll, with both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Setting {
+    Base,
+    NoDetector,
+    All,
+    Both,
+}
+
+const SETTINGS: [Setting; 4] = [Base, NoDetector, All, Both];
+
+/// kube-proxy's answer: the endpoints of the whole cluster or the local ones, and whether it masquerades.
+#[derive(Clone, Copy)]
+struct Expected {
+    local_only: bool,
+    masquerade: bool,
+}
+
+const C: Expected = Expected {
+    local_only: false,
+    masquerade: false,
+};
+const CM: Expected = Expected { masquerade: true, ..C };
+const L: Expected = Expected { local_only: true, ..C };
+const LM: Expected = Expected { masquerade: true, ..L };
+
+type Row = (Source, Frontend, Policy);
+
+/// The 27 flows, with the answers in order of [`SETTINGS`].
+const TABLE: [(Row, [Expected; 4]); 27] = [
+    ((Pod, ClusterIp, Cluster), [C, C, CM, CM]),
+    ((Pod, NodePort, Cluster), [CM, CM, CM, CM]),
+    ((Pod, Balancer, Cluster), [CM, CM, CM, CM]),
+    ((Node, ClusterIp, Cluster), [CM, C, CM, CM]),
+    ((Node, NodePort, Cluster), [CM, CM, CM, CM]),
+    ((Node, Balancer, Cluster), [CM, CM, CM, CM]),
+    ((Outside, ClusterIp, Cluster), [CM, C, CM, CM]),
+    ((Outside, NodePort, Cluster), [CM, CM, CM, CM]),
+    ((Outside, Balancer, Cluster), [CM, CM, CM, CM]),
+    ((Pod, ClusterIp, ExternalLocal), [C, C, CM, CM]),
+    ((Pod, NodePort, ExternalLocal), [C, L, C, L]),
+    ((Pod, Balancer, ExternalLocal), [C, L, C, L]),
+    ((Node, ClusterIp, ExternalLocal), [CM, C, CM, CM]),
+    ((Node, NodePort, ExternalLocal), [CM, CM, CM, CM]),
+    ((Node, Balancer, ExternalLocal), [CM, CM, CM, CM]),
+    ((Outside, ClusterIp, ExternalLocal), [CM, C, CM, CM]),
+    ((Outside, NodePort, ExternalLocal), [L, L, L, L]),
+    ((Outside, Balancer, ExternalLocal), [L, L, L, L]),
+    ((Pod, ClusterIp, InternalLocal), [L, L, LM, LM]),
+    ((Pod, NodePort, InternalLocal), [CM, CM, CM, CM]),
+    ((Pod, Balancer, InternalLocal), [CM, CM, CM, CM]),
+    ((Node, ClusterIp, InternalLocal), [LM, L, LM, LM]),
+    ((Node, NodePort, InternalLocal), [CM, CM, CM, CM]),
+    ((Node, Balancer, InternalLocal), [CM, CM, CM, CM]),
+    ((Outside, ClusterIp, InternalLocal), [LM, L, LM, LM]),
+    ((Outside, NodePort, InternalLocal), [CM, CM, CM, CM]),
+    ((Outside, Balancer, InternalLocal), [CM, CM, CM, CM]),
+];
+
+/// In what a flow differs from kube-proxy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Differs {
+    /// The client's address and port stay towards the local endpoint.
+    KeepsLocal,
+    /// They stay towards the remote one.
+    KeepsRemote,
+    /// The source is translated towards the local endpoint.
+    MasqueradesLocal,
+    /// It is towards the remote one.
+    MasqueradesRemote,
+    /// Endpoints of the whole cluster instead of the local ones.
+    OtherEndpoints,
+}
+
+/// Rows that differ in the same way for the same reason.
+struct Difference {
+    rows: &'static [Row],
+    settings: &'static [Setting],
+    differs: &'static [Differs],
+    /// Why; for the reader.
+    reason: &'static str,
+}
+
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        rows: &[
+            (Pod, NodePort, Cluster),
+            (Pod, Balancer, Cluster),
+            (Pod, NodePort, InternalLocal),
+            (Pod, Balancer, InternalLocal),
+        ],
+        settings: &[Base, NoDetector, All, Both],
+        differs: &[KeepsLocal, KeepsRemote],
+        reason: "replies to a local pod pass the pod's own device, where they are un-translated: the pod's address can stay",
+    },
+    Difference {
+        rows: &[(Pod, ClusterIp, Cluster), (Pod, ClusterIp, ExternalLocal)],
+        settings: &[All, Both],
+        differs: &[KeepsLocal, KeepsRemote],
+        reason: "there is no masqueradeAll: nothing needs it",
+    },
+    Difference {
+        rows: &[(Pod, ClusterIp, InternalLocal)],
+        settings: &[All, Both],
+        differs: &[KeepsLocal],
+        reason: "there is no masqueradeAll: nothing needs it",
+    },
+    Difference {
+        rows: &[
+            (Outside, NodePort, Cluster),
+            (Outside, Balancer, Cluster),
+            (Outside, NodePort, InternalLocal),
+            (Outside, Balancer, InternalLocal),
+        ],
+        settings: &[Base, NoDetector, All, Both],
+        differs: &[KeepsLocal],
+        reason: "replies of a local backend leave by a hooked device, where they are un-translated: the client's address can stay",
+    },
+    Difference {
+        rows: &[
+            (Outside, ClusterIp, Cluster),
+            (Outside, ClusterIp, ExternalLocal),
+            (Outside, ClusterIp, InternalLocal),
+        ],
+        settings: &[Base, All, Both],
+        differs: &[KeepsLocal],
+        reason: "as for the other frontends: replies of a local backend pass this node anyway",
+    },
+    Difference {
+        rows: &[(Outside, ClusterIp, Cluster), (Outside, ClusterIp, ExternalLocal)],
+        settings: &[NoDetector],
+        differs: &[MasqueradesRemote],
+        reason: "replies of a remote backend would not come back here; kube-proxy trusts that the client is a pod whose do",
+    },
+    Difference {
+        rows: &[(Node, ClusterIp, Cluster), (Node, ClusterIp, ExternalLocal)],
+        settings: &[NoDetector],
+        differs: &[MasqueradesLocal, MasqueradesRemote],
+        reason: "a process's flows get a port of ours, which no other flow of the host to the same backend can have",
+    },
+    Difference {
+        rows: &[(Node, ClusterIp, InternalLocal)],
+        settings: &[NoDetector],
+        differs: &[MasqueradesLocal],
+        reason: "a process's flows get a port of ours, which no other flow of the host to the same backend can have",
+    },
+    Difference {
+        rows: &[(Pod, NodePort, ExternalLocal), (Pod, Balancer, ExternalLocal)],
+        settings: &[NoDetector, Both],
+        differs: &[OtherEndpoints],
+        reason: "a pod is known by its device, without a detector: it is always inside and gets the cluster's endpoints",
+    },
+];
+
+/// Flows tried a row: enough to meet both endpoints.
+const TRIES: u16 = 40;
+const PORT: u16 = 80;
+
+impl Policy {
+    const ALL: [Self; 3] = [Cluster, ExternalLocal, InternalLocal];
+
+    fn number(self) -> u16 {
+        self as u16 + 1
+    }
+
+    fn cluster_ip(self, family: Addresses) -> String {
+        let number = self.number();
+        family
+            .pick(&format!("10.96.0.4{number}"), &format!("fd00:96::4{number}"))
+            .to_owned()
+    }
+
+    fn balancer(self, family: Addresses) -> String {
+        let number = self.number();
+        family
+            .pick(&format!("203.0.113.4{number}"), &format!("2001:db8:5::4{number}"))
+            .to_owned()
+    }
+
+    fn node_port(self) -> u16 {
+        30_000 + self.number()
+    }
+
+    fn service(self, family: Addresses) -> ServiceObject {
+        let service = service("ns1", &format!("svc{}", self.number()))
+            .cluster_ip(&self.cluster_ip(family))
+            .load_balancer_ip(&self.balancer(family))
+            .port("p80", PORT, "TCP")
+            .node_port(self.node_port());
+        match self {
+            Cluster => service,
+            ExternalLocal => service.external_local().health_check_node_port(30_900),
+            InternalLocal => service.internal_local(),
+        }
+    }
+}
+
+fn objects(family: Addresses) -> Objects {
+    let slice_of = |policy: Policy| {
+        let name = format!("svc{}", policy.number());
+        slice("ns1", &format!("{name}-1"), &name)
+            .address_type(family.pick("IPv4", "IPv6"))
+            .port("p80", PORT)
+            .endpoint(family.local_pod())
+            .node(NODE)
+            .ready(true)
+            .endpoint(family.remote_pod())
+            .node("node-b")
+            .ready(true)
+    };
+    Objects {
+        services: Policy::ALL.map(|policy| policy.service(family)).to_vec(),
+        slices: Policy::ALL.map(slice_of).to_vec(),
+    }
+}
+
+/// A host with the three Services.
+fn host(family: Addresses) -> Host {
+    let host = Host::new();
+    let dump = Dump::of(&host.store).expect("tables in memory");
+    let mut node = tables();
+    node.config[config::PORT_COUNT] = 1000;
+    let plan = Planner::adopt(dump, SEED).plan(&objects(family).desired(), &node);
+    plan.apply(&host.store).expect("tables in memory");
+    host
+}
+
+/// What becomes of the flows of a row: for each endpoint that they reach, whether the client's address and port stay.
+fn observe(host: &Host, family: Addresses, (source, frontend, policy): Row) -> BTreeMap<IpAddr, bool> {
+    let client = match source {
+        Pod => family.pod(),
+        Node => family.node(),
+        Outside => family.client(),
+    };
+    let address = |text: String| text.parse().expect("an address");
+    let to: (IpAddr, u16) = match frontend {
+        ClusterIp => (address(policy.cluster_ip(family)), PORT),
+        Balancer => (address(policy.balancer(family)), PORT),
+        NodePort => (family.node(), policy.node_port()),
+    };
+    let hook = match (source, frontend) {
+        (Pod, _) => PodIn,
+        (Outside, _) => UplinkIn,
+        (Node, NodePort) => LoOut,
+        (Node, ClusterIp | Balancer) => SteerOut,
+    };
+    for table in [Table::FlowsV4, Table::FlowsV6] {
+        let words = host.store.words(table);
+        (0..words.len()).for_each(|index| words.store(index, 0));
+    }
+    let mut reached = BTreeMap::new();
+    for number in 0..TRIES {
+        let from = (client, 40_000 + number);
+        let packet = Transport::Tcp.packet(from, to, "S");
+        let (buffer, decision) = host.run(hook, &at(hook, &packet).given);
+        assert!(
+            matches!(decision.action, Action::Pass | Action::Neighbour),
+            "{source:?} {frontend:?} {policy:?}: {decision:?}"
+        );
+        let decoded = Decoded::frame(buffer.bytes()).expect("a packet");
+        let kept = (decoded.ip.source, decoded.source_port()) == (from.0, Some(from.1));
+        let before = reached.insert(decoded.ip.destination, kept);
+        assert!(
+            before.is_none_or(|before| before == kept),
+            "{source:?} {frontend:?} {policy:?}: not the same for every flow"
+        );
+    }
+    reached
+}
+
+/// In what an observation differs from kube-proxy's answer. Endpoints that are neither set fail the test.
+fn differences(reached: &BTreeMap<IpAddr, bool>, expected: Expected, family: Addresses) -> BTreeSet<Differs> {
+    let (local, remote) = (family.local_pod(), family.remote_pod());
+    let mut found = BTreeSet::new();
+    let allowed: BTreeSet<IpAddr> = if expected.local_only {
+        [local].into()
+    } else {
+        [local, remote].into()
+    };
+    let met: BTreeSet<IpAddr> = reached.keys().copied().collect();
+    if met != allowed {
+        assert_eq!(
+            met,
+            [local, remote].into(),
+            "neither the local nor the cluster's endpoints"
+        );
+        found.insert(OtherEndpoints);
+    }
+    let ways = [
+        (local, KeepsLocal, MasqueradesLocal),
+        (remote, KeepsRemote, MasqueradesRemote),
+    ];
+    for (endpoint, keeps, masquerades) in ways {
+        match reached.get(&endpoint) {
+            Some(true) if expected.masquerade => found.insert(keeps),
+            Some(false) if !expected.masquerade => found.insert(masquerades),
+            _ => false,
+        };
+    }
+    found
+}
+
+#[test]
+fn all_27_flows_reach_kube_proxys_endpoints_and_differ_from_it_only_where_listed() {
+    let rows: BTreeSet<Row> = TABLE.iter().map(|(row, _)| *row).collect();
+    assert_eq!(rows.len(), 27, "a flow stands twice in the table");
+    let mut listed = BTreeMap::new();
+    for difference in DIFFERENCES {
+        assert!(!difference.reason.is_empty());
+        for row in difference.rows {
+            for setting in difference.settings {
+                let differs: BTreeSet<_> = difference.differs.iter().copied().collect();
+                let before = listed.insert((*row, *setting), differs);
+                assert!(before.is_none(), "{row:?} {setting:?} is listed twice");
+            }
+        }
+    }
+    for family in Addresses::BOTH {
+        let host = host(family);
+        let mut found = BTreeMap::new();
+        for (row, answers) in TABLE {
+            let reached = observe(&host, family, row);
+            for (setting, expected) in SETTINGS.into_iter().zip(answers) {
+                let differs = differences(&reached, expected, family);
+                if !differs.is_empty() {
+                    found.insert((row, setting), differs);
+                }
+            }
+        }
+        for (key, differs) in &found {
+            assert_eq!(listed.get(key), Some(differs), "{key:?} differs, but not as listed");
+        }
+        for key in listed.keys() {
+            assert!(found.contains_key(key), "{key:?} is listed, but does not differ");
+        }
+    }
+}
