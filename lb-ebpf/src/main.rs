@@ -43,6 +43,10 @@ const ETHERNET: usize = 14;
 #[inline(always)]
 fn hook<const HOOK: u8>(ctx: &TcContext, l3: usize) -> i32 {
     let skb = Skb(ctx.skb.skb);
+    // It is the business of the VLAN's own device, where the tag is off.
+    if skb.is_of_vlan() {
+        return NEXT;
+    }
     let protocol = u16::from_be(skb.protocol());
     if protocol == V4::ETHERTYPE {
         first::<V4, HOOK>(ctx, skb, l3)

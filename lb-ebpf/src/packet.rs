@@ -48,6 +48,12 @@ macro_rules! field {
 }
 
 impl Skb {
+    /// Whether the packet belongs to a VLAN of this device. A tag of VLAN 0 is a priority alone (IEEE 802.1Q, 6.9.1).
+    #[inline(always)]
+    pub(crate) fn is_of_vlan(self) -> bool {
+        field!(self, vlan_present) != 0 && field!(self, vlan_tci) & 0xfff != 0
+    }
+
     /// Makes the headers readable: pulls them out of page fragments where they are not linear.
     #[inline(always)]
     pub(crate) fn linearize(self) {

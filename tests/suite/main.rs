@@ -3,5 +3,6 @@
 mod agent;
 mod datapath;
 mod harness;
+mod kernels;
 mod netns;
 mod program;

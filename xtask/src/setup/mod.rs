@@ -5,6 +5,7 @@
 //! changes nothing. Two setups at once wait for each other. Whatever cannot be installed is an error that names it.
 
 pub(crate) mod compiler;
+pub(crate) mod kernels;
 mod linker;
 mod packages;
 
@@ -84,6 +85,13 @@ pub(crate) fn ensure(scope: Scope, workspace: &Workspace, phases: &mut Phases) -
         phases.time("setup: bpf-linker", || linker::install(workspace, llvm))?;
     }
     linker::check(workspace, llvm)?;
+    if scope == Scope::Test {
+        for version in kernels::missing(workspace) {
+            phases.time(&format!("setup: Linux {version}"), || {
+                kernels::install(workspace, version)
+            })?;
+        }
+    }
     ready(&compiler, scope, workspace)?.context("something is still missing after its installation")
 }
 
@@ -92,7 +100,11 @@ fn ready(compiler: &Compiler, scope: Scope, workspace: &Workspace) -> Result<Opt
     let Ok(llvm) = compiler.llvm_major() else {
         return Ok(None);
     };
-    if !packages::missing(scope, compiler, Some(llvm)).is_empty() || linker::installed(workspace, llvm).is_none() {
+    let tests_lack = scope == Scope::Test && !kernels::missing(workspace).is_empty();
+    if tests_lack
+        || !packages::missing(scope, compiler, Some(llvm)).is_empty()
+        || linker::installed(workspace, llvm).is_none()
+    {
         return Ok(None);
     }
     let linker = linker::check(workspace, llvm)?;

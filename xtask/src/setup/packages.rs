@@ -18,7 +18,7 @@ const COMPILER: [Need; 3] = [
 ];
 
 /// Programs that the tests start, and one that the demo names to try, by name.
-const TEST_TOOLS: [Need; 8] = [
+const TEST_TOOLS: [Need; 11] = [
     Need::new("nftables", "nft"),
     Need::new("iptables", "iptables"),
     Need::new("ethtool", "ethtool"),
@@ -27,6 +27,9 @@ const TEST_TOOLS: [Need; 8] = [
     Need::new("tcpdump", "tcpdump"),
     Need::new("conntrack", "conntrack"),
     Need::new("curl", "curl"),
+    Need::new("qemu-system-x86", "qemu-system-x86_64"),
+    Need::new("busybox-static", "busybox"),
+    Need::new("cpio", "cpio"),
 ];
 
 /// A package and the file that it is wanted for: an absolute path, or a program's name.

@@ -96,10 +96,12 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
         build::agent(workspace, &mut report.phases, &object)?;
     }
     let agent = workspace.agent();
+    let kernels = setup::kernels::folder(workspace);
     let mut variables: Vec<(&str, &OsStr)> = VARIABLES.map(|(name, value)| (name, value.as_ref())).to_vec();
     variables.extend([
         ("STEERWAY_EBPF", object.as_os_str()),
         ("STEERWAY_AGENT", agent.as_os_str()),
+        ("STEERWAY_KERNELS", kernels.as_os_str()),
     ]);
     for binary in root {
         let command = exec::as_root(&binary.executable, &variables, "run the test suite")?;

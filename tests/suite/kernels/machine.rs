@@ -1,0 +1,193 @@
+//! A virtual machine with another kernel that runs tests of this very binary.
+//!
+//! In: a folder with an unpacked Debian kernel package (`boot/vmlinuz-*`, `lib/modules/*`), and the tests by name. Out: what
+//! the machine said on its console. QEMU emulates the processor, so that it needs no rights and no hardware; that is some ten
+//! times slower than the host. The machine's whole file system is an archive in memory: busybox, the programs that tests
+//! start with their libraries, the agent, the kernel object and this binary, each at its path on the host.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::modules;
+
+/// Kernel modules that the tests need; on the host these are built in.
+const MODULES: [&str; 10] = [
+    "veth",
+    "bridge",
+    "br_netfilter",
+    "vxlan",
+    "sch_ingress",
+    "cls_bpf",
+    "act_gact",
+    "nf_tables",
+    "nf_conntrack",
+    "nft_ct",
+];
+
+/// Programs that tests start.
+const PROGRAMS: [&str; 7] = ["nsenter", "ip", "tc", "nft", "bpftool", "ethtool", "sysctl"];
+
+/// Seconds after which a machine is ended.
+const LIMIT_SECONDS: u32 = 900;
+
+/// Boots the kernel in `folder`, runs this binary with `arguments` there, and returns the console's text.
+#[track_caller]
+pub(super) fn run(folder: &Path, arguments: &[&str]) -> String {
+    let root = tempfile::tempdir().expect("a folder for the machine's files");
+    furnish(root.path(), folder, arguments);
+    let image = root.path().with_extension("cpio");
+    archive(root.path(), &image);
+    let output = Command::new("timeout")
+        .arg(LIMIT_SECONDS.to_string())
+        .args([
+            "qemu-system-x86_64",
+            "-M",
+            "q35",
+            "-cpu",
+            "max",
+            "-m",
+            "4096",
+            "-smp",
+            "1",
+        ])
+        .args(["-nographic", "-no-reboot", "-net", "none"])
+        .arg("-kernel")
+        .arg(only_file(&folder.join("boot"), "vmlinuz-"))
+        .arg("-initrd")
+        .arg(&image)
+        .args(["-append", "console=ttyS0 panic=-1 quiet"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("timeout and qemu-system-x86_64");
+    fs::remove_file(&image).expect("the machine's image");
+    let console = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "the machine did not end by itself: {}\n{}\n{console}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    console
+}
+
+/// Lays out the machine's files below `root`.
+fn furnish(root: &Path, kernel: &Path, arguments: &[&str]) {
+    for folder in ["bin", "dev", "proc", "run", "sys", "tmp", "modules", "var/run"] {
+        fs::create_dir_all(root.join(folder)).expect("a folder of the machine");
+    }
+    let busybox = find("busybox");
+    fs::copy(&busybox, root.join("bin/busybox")).expect("busybox");
+    symlink("busybox", root.join("bin/sh")).expect("a shell");
+    let this = env::current_exe().expect("the path of this binary");
+    let variable = |name: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name} is not set")));
+    let agent = variable("STEERWAY_AGENT");
+    let object = variable("STEERWAY_EBPF");
+    for program in PROGRAMS.map(find).iter().chain([&this, &agent]) {
+        bring_program(root, program);
+    }
+    bring(root, &object);
+    let inserted: String = modules::unpack(&kernel.join("lib/modules"), &MODULES, &root.join("modules"))
+        .iter()
+        .map(|name| format!("busybox insmod /modules/{name}\n"))
+        .collect();
+    let script = format!(
+        "#!/bin/busybox sh\n\
+         export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin\n\
+         busybox mount -t proc proc /proc\n\
+         busybox mount -t sysfs sysfs /sys\n\
+         busybox mount -t devtmpfs devtmpfs /dev\n\
+         busybox mount -t bpf bpf /sys/fs/bpf\n\
+         busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
+         busybox ip link set lo up\n\
+         {inserted}\
+         export LB_TESTS_REQUIRE=1 RUST_BACKTRACE=0 STEERWAY_BIN={agent} STEERWAY_AGENT={agent} STEERWAY_EBPF={object}\n\
+         echo\n\
+         busybox uname -sr\n\
+         {this} {arguments}\n\
+         echo \"ended with $?\"\n\
+         busybox poweroff -f\n",
+        agent = agent.display(),
+        object = object.display(),
+        this = this.display(),
+        arguments = arguments.join(" "),
+    );
+    let init = root.join("init");
+    fs::write(&init, script).expect("the machine's first program");
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("its mode");
+}
+
+/// Copies a program and the libraries that it names to their own paths below `root`.
+fn bring_program(root: &Path, program: &Path) {
+    bring(root, program);
+    let output = Command::new("ldd").arg(program).output().expect("ldd");
+    let listing = String::from_utf8_lossy(&output.stdout).into_owned();
+    let libraries: BTreeSet<&str> = listing
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .collect();
+    for library in libraries {
+        bring(root, Path::new(library));
+    }
+}
+
+/// Copies a file to its own path below `root`, once.
+fn bring(root: &Path, file: &Path) {
+    let target = root.join(file.strip_prefix("/").expect("an absolute path"));
+    if !target.exists() {
+        fs::create_dir_all(target.parent().expect("a folder")).expect("a folder of the machine");
+        fs::copy(file, &target).unwrap_or_else(|error| panic!("copy {}: {error}", file.display()));
+    }
+}
+
+/// Packs `root` into an archive that the kernel unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
+fn archive(root: &Path, image: &Path) {
+    let listing = Command::new("find")
+        .arg(".")
+        .current_dir(root)
+        .output()
+        .expect("find")
+        .stdout;
+    let mut packer = Command::new("cpio")
+        .args(["--create", "--quiet", "--format=newc"])
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(fs::File::create(image).expect("the machine's image"))
+        .spawn()
+        .expect("cpio");
+    packer
+        .stdin
+        .take()
+        .expect("its input")
+        .write_all(&listing)
+        .expect("the list of files");
+    assert!(packer.wait().expect("cpio").success(), "cpio failed");
+}
+
+/// The program called `name`.
+#[track_caller]
+fn find(name: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/sbin".into(), "/usr/sbin".into()]);
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("no program {name}: `cargo xtask setup` installs it"))
+}
+
+/// The one file in `folder` whose name begins with `prefix`.
+#[track_caller]
+fn only_file(folder: &Path, prefix: &str) -> PathBuf {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| {
+        path.file_name()
+            .and_then(OsStr::to_str)
+            .is_some_and(|name| name.starts_with(prefix))
+    });
+    files
+        .next()
+        .unwrap_or_else(|| panic!("no {prefix}* in {}", folder.display()))
+}

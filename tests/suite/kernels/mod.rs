@@ -1,0 +1,54 @@
+//! The kernels that nodes run besides this one: the oldest and the middle one that are supported, in virtual machines.
+//!
+//! `$STEERWAY_KERNELS` names the folder with one unpacked kernel package for each version, as `cargo xtask setup` makes it.
+//! Each test runs a choice of this binary's other tests inside the machine and demands that all of them pass there.
+
+mod machine;
+mod modules;
+
+use std::env;
+use std::path::PathBuf;
+
+/// Runs the tests whose names contain one of `filters` under the kernel `version`.
+#[track_caller]
+fn all_pass(version: &str, filters: &[&str]) {
+    let kernels = env::var_os("STEERWAY_KERNELS").expect("STEERWAY_KERNELS is not set: run `cargo xtask test`");
+    let mut arguments = filters.to_vec();
+    arguments.push("--test-threads=1");
+    let console = machine::run(&PathBuf::from(kernels).join(version), &arguments);
+    assert!(
+        console
+            .lines()
+            .any(|line| line.starts_with(&format!("Linux {version}."))),
+        "another kernel than {version}:\n{console}"
+    );
+    assert!(console.contains("ended with 0"), "under Linux {version}:\n{console}");
+    for filter in filters {
+        let passed = console
+            .lines()
+            .any(|line| line.contains(filter) && line.trim_end().ends_with("... ok"));
+        assert!(passed, "no test of {filter} ran under Linux {version}:\n{console}");
+    }
+}
+
+/// Every program loads, and packets, pins and filters are as on this kernel. A choice, because a machine is slow: each test of
+/// `program` loads every program.
+const EVERYWHERE: [&str; 5] = [
+    "program::answers::",
+    "program::journeys::",
+    "program::refusal::",
+    "datapath::load::the_agent_s_own_object_is_loaded",
+    "datapath::clsact::filters_are_replaced_without_a_gap",
+];
+
+#[test]
+fn all_is_as_here_under_linux_6_1_which_has_clsact_alone() {
+    let restart = "agent::life::with_clsact_filters_it_restarts_as_silently";
+    all_pass("6.1", &[&EVERYWHERE[..], &[restart]].concat());
+}
+
+#[test]
+fn all_is_as_here_under_linux_6_12() {
+    let restart = "agent::life::killed_and_started_again";
+    all_pass("6.12", &[&EVERYWHERE[..], &[restart]].concat());
+}
