@@ -92,10 +92,11 @@ fn furnish(root: &Path, kernel: &Path, arguments: &[&str]) {
         bring_program(root, program);
     }
     bring(root, &object);
-    let inserted: String = modules::unpack(&kernel.join("lib/modules"), &MODULES, &root.join("modules"))
-        .iter()
-        .map(|name| format!("busybox insmod /modules/{name}\n"))
-        .collect();
+    let names = modules::unpack(&kernel.join("lib/modules"), &MODULES, &root.join("modules"));
+    let inserted = format!(
+        "for name in {}; do busybox insmod /modules/$name; done\n",
+        names.join(" ")
+    );
     let script = format!(
         "#!/bin/busybox sh\n\
          export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin\n\

@@ -36,6 +36,9 @@ pub(crate) const PACKAGES: [&str; 4] = ["lb-common", "steerway", "xtask", "lb-te
 /// The package whose tests need root; its library's unit tests run with them.
 const ROOT_PACKAGE: &str = "lb-tests/";
 
+/// Tests that keep every processor busy for minutes, so that what waits for packets runs before them.
+const LAST: &str = "kernels::";
+
 /// Environment of every test: one that cannot run has to fail.
 const VARIABLES: [(&str, &str); 2] = [("LB_TESTS_REQUIRE", "1"), ("RUST_BACKTRACE", "1")];
 
@@ -82,14 +85,14 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
     for binary in host {
         let mut command = Command::new(&binary.executable);
         command.envs(VARIABLES);
-        run_binary(binary, command, selection, report)?;
+        run_binary(binary, command, |test| selection.takes(&binary.name, test), report)?;
     }
     if selection.wants_host() {
         examples(selection, workspace, &object, report)?;
         for binary in build_model_checked(workspace, report)? {
             let mut command = Command::new(&binary.executable);
             command.envs(VARIABLES);
-            run_binary(&binary, command, selection, report)?;
+            run_binary(&binary, command, |test| selection.takes(&binary.name, test), report)?;
         }
     }
     if selection.wants_suite() {
@@ -104,8 +107,11 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
         ("STEERWAY_KERNELS", kernels.as_os_str()),
     ]);
     for binary in root {
-        let command = exec::as_root(&binary.executable, &variables, "run the test suite")?;
-        run_binary(binary, command, selection, report)?;
+        for last in [false, true] {
+            let command = exec::as_root(&binary.executable, &variables, "run the test suite")?;
+            let chosen = |test: &str| test.starts_with(LAST) == last && selection.takes(&binary.name, test);
+            run_binary(binary, command, chosen, report)?;
+        }
     }
     Ok(())
 }
@@ -161,14 +167,15 @@ fn examples(selection: &Selection, workspace: &Workspace, object: &Path, report:
     Ok(())
 }
 
-/// Runs the selected tests of one binary by `command`, which starts it.
-fn run_binary(binary: &TestBinary, mut command: Command, selection: &Selection, report: &mut Report) -> Result<()> {
+/// Runs the chosen tests of one binary by `command`, which starts it.
+fn run_binary(
+    binary: &TestBinary,
+    mut command: Command,
+    chosen: impl Fn(&str) -> bool,
+    report: &mut Report,
+) -> Result<()> {
     let all = binary.list()?;
-    let selected: Vec<String> = all
-        .iter()
-        .filter(|test| selection.takes(&binary.name, test))
-        .cloned()
-        .collect();
+    let selected: Vec<String> = all.iter().filter(|test| chosen(test)).cloned().collect();
     if selected.is_empty() {
         return Ok(());
     }
