@@ -94,7 +94,7 @@ impl Step {
     }
 
     /// The packet came in by this device; 0: a process of the host sent it.
-    pub(super) fn from_device(mut self, ifindex: u32) -> Self {
+    pub(super) fn received_by(mut self, ifindex: u32) -> Self {
         self.given.ingress_ifindex = ifindex;
         self
     }

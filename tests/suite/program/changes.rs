@@ -92,7 +92,7 @@ fn a_port_of_ours_serves_one_flow_at_a_time() {
 fn a_reply_on_a_bridge_port_is_lifted_to_the_bridge_while_there_are_bridges() {
     run_cases("bridge", |family| {
         let flow = of_pod(family, Transport::Tcp);
-        let reply = || at(PodIn, &flow.answer("SA")).on(BACKEND_VETH).from_device(BACKEND_VETH);
+        let reply = || at(PodIn, &flow.answer("SA")).on(BACKEND_VETH).received_by(BACKEND_VETH);
         let case = |name, reply| {
             Case::new(
                 name,

@@ -83,7 +83,12 @@ impl Host {
     pub(super) fn run(&self, program: ProgramName, given: &Given) -> (Buffer, Decision) {
         let l3 = match program {
             ProgramName::L3In | ProgramName::L3Out => 0,
-            _ => ETHERNET,
+            ProgramName::PodIn
+            | ProgramName::PodOut
+            | ProgramName::UplinkIn
+            | ProgramName::UplinkOut
+            | ProgramName::SteerOut
+            | ProgramName::LoOut => ETHERNET,
         };
         let mut packet = Buffer::from(given.frame.clone());
         if given.summed {

@@ -260,7 +260,7 @@ impl Journey {
         let reply = |flags| {
             let step = at(self.reply_hook, &flow.answer(flags));
             let step = match self.reply_device {
-                Some(device) => step.on(device).from_device(device),
+                Some(device) => step.on(device).received_by(device),
                 None => step,
             };
             self.reply.of(step, &flow.answered(flags), &[Reply])
@@ -289,30 +289,5 @@ fn every_packet_of_a_flow_is_translated_both_ways_at_every_hook() {
             .iter()
             .flat_map(|journey| Transport::BOTH.map(|transport| journey.case(family, transport)))
             .collect()
-    });
-}
-
-#[test]
-fn a_packet_of_another_that_only_steer0_met_is_routed_and_its_reply_as_well() {
-    run_cases("steered", |family| {
-        let flow = Flow {
-            transport: Transport::Tcp,
-            client: (family.pod(), CLIENT_PORT),
-            frontend: (family.vip(), PORT),
-            source: (family.node(), SNAT_PORT),
-            backend: (family.remote_pod(), BACKEND_PORT),
-        };
-        vec![Case::new(
-            "a pod without a hook",
-            web_on(family, &[Backend::Remote]),
-            vec![
-                at(SteerOut, &flow.ask("S")).from_device(CLIENT_VETH).redirected_as(
-                    UPLINK,
-                    &flow.asked("S").ttl(63),
-                    &[NewFlow, Forward],
-                ),
-                at(UplinkIn, &flow.answer("SA")).redirected_as(CLIENT_VETH, &flow.answered("SA").ttl(63), &[Reply]),
-            ],
-        )]
     });
 }

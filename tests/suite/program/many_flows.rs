@@ -21,6 +21,9 @@ const FLOWS: u16 = 60;
 const PORTS: u16 = 2000;
 const BACKENDS: u8 = 10;
 
+/// An address of a family.
+type Place = fn(Addresses) -> IpAddr;
+
 fn objects(family: Addresses) -> Objects {
     let slice = (1..=BACKENDS).fold(slice_of_web(family), |slice, number| {
         let address: IpAddr = family
@@ -47,7 +50,7 @@ fn with_host(base: IpAddr, host: u8) -> IpAddr {
 #[test]
 fn kernel_and_host_choose_the_same_backend_port_and_slot_for_every_flow() {
     let mut world = World::new("many-flows");
-    let rows: [(ProgramName, fn(Addresses) -> IpAddr, fn(Addresses) -> IpAddr); 3] = [
+    let rows: [(ProgramName, Place, Place); 3] = [
         (PodIn, Addresses::pod, Addresses::vip),
         (UplinkIn, Addresses::client, Addresses::load_balancer),
         (SteerOut, Addresses::node, Addresses::vip),

@@ -5,6 +5,8 @@
 //! pipeline of lb-common in this process. The agent's planner plans once, and the same operations go to the kernel's maps and to
 //! the tables in memory, so seeds, generations and ids are the same; bytes, ends and counters must be the same too, and so
 //! must the two flow tables after each packet. Checksums are judged by a parser that is not ours.
+//!
+//! Where nearly all cases fail at once, the embedded object is older than lb-common: `cargo xtask build-ebpf`.
 
 mod affinity;
 mod answers;
@@ -24,7 +26,9 @@ mod masquerade;
 mod node;
 mod not_ours;
 mod objects;
+mod policy;
 mod refusal;
+mod steered;
 
 use lb_common::layout::config;
 use lb_common::verdict::REASONS;

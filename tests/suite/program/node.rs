@@ -2,6 +2,7 @@
 //! and once as a table for the host's pipeline. Interface indices are fixed, so that both sides name devices alike.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use lb_common::layout::{Device, config};
@@ -176,7 +177,8 @@ pub(super) fn namespace(label: &str) -> Netns {
     ];
     let mut batch = String::new();
     for (name, index) in names {
-        batch += &format!(
+        _ = write!(
+            batch,
             "link add {name} index {index} mtu {MTU} type veth peer name {name}-peer index {}\n\
              link set {name} up\n\
              link set {name}-peer up\n",
@@ -188,7 +190,8 @@ pub(super) fn namespace(label: &str) -> Netns {
         let (gateway, hop, node) = (at.gateway_of_pods(), at.next_hop(), at.node());
         // Else a route may come before the kernel has found its source address unique.
         let known = at.pick("", "nodad");
-        batch += &format!(
+        _ = write!(
+            batch,
             "address add {node}/{} dev up0 {known}\n\
              address add {gateway}/{bits} dev pod0 {known}\n\
              route add {}/{bits} dev pod0 src {gateway}\n\

@@ -1,21 +1,18 @@
-//! What is not served: refusals in place (RST, ICMP port unreachable), silence, and drops by policy.
+//! What is not served: refusals in place (RST, ICMP port unreachable), and silence.
 
 use std::net::IpAddr;
 
 use lb_common::layout::config;
-use lb_common::verdict::Reason;
 use lb_common::verdict::Reason::{
-    Forward, NewFlow, NoEndpoints, NoLocalEndpoints, NotOurs, RateLimited, Silent, SourceRange, Takeover, UnknownPort,
-    UnknownPortPassed, UnknownProtocol,
+    NoEndpoints, NotOurs, RateLimited, Silent, UnknownPort, UnknownPortPassed, UnknownProtocol,
 };
 use lb_tests::packet::Packet;
 use steerway::datapath::load::ProgramName::{LoOut, PodIn, SteerOut, UplinkIn};
 
 use super::answers::{port_unreachable, swapped};
 use super::case::{Case, at};
-use super::flow::Transport;
-use super::node::{Addresses, CLIENT_VETH, LO, SNAT_PORT, STEER, STEER_MAC, UPLINK};
-use super::objects::{BACKEND_PORT, Backend, NODE_PORT, Objects, PORT, slice_of_web, web, web_on};
+use super::node::{Addresses, CLIENT_VETH, LO, STEER, STEER_MAC, UPLINK};
+use super::objects::{Backend, NODE_PORT, Objects, PORT, web_on};
 use super::run_cases;
 
 const CLIENT_PORT: u16 = 40_000;
@@ -23,12 +20,12 @@ const CLIENT_PORT: u16 = 40_000;
 const UNKNOWN: u16 = 99;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-fn segment(from: IpAddr, to: IpAddr, port: u16, flags: &str) -> Packet {
+pub(super) fn segment(from: IpAddr, to: IpAddr, port: u16, flags: &str) -> Packet {
     Packet::new(from, to).tcp(CLIENT_PORT, port, flags).payload(b"four")
 }
 
 /// The RST that answers an opening [`segment`].
-fn reset(from: IpAddr, to: IpAddr, port: u16) -> Packet {
+pub(super) fn reset(from: IpAddr, to: IpAddr, port: u16) -> Packet {
     // RFC 9293 section 3.10.7.1: the acknowledgement covers the SYN and four bytes.
     let reset = Packet::new(to, from)
         .tcp(port, CLIENT_PORT, "RA")
@@ -208,132 +205,5 @@ fn a_service_without_endpoints_refuses_by_every_frontend() {
             )],
         ));
         cases
-    });
-}
-
-/// A Service under a policy, with a backend on another node alone.
-fn elsewhere(family: Addresses, internal: bool) -> Objects {
-    let service = web(family);
-    Objects {
-        services: vec![if internal {
-            service.internal_local()
-        } else {
-            service.external_local().health_check_node_port(32_000)
-        }],
-        ..web_on(family, &[Backend::Remote])
-    }
-}
-
-#[test]
-fn a_local_policy_without_local_endpoints_drops_only_those_whom_it_concerns() {
-    run_cases("local-policy", |family| {
-        let (pod, client, node) = (family.pod(), family.client(), family.node());
-        let (vip, balancer) = (family.vip(), family.load_balancer());
-        let forwarded = |from| Transport::Tcp.packet((from, CLIENT_PORT), (family.remote_pod(), BACKEND_PORT), "S");
-        vec![
-            Case::new(
-                "externalTrafficPolicy Local",
-                elsewhere(family, false),
-                vec![
-                    at(UplinkIn, &segment(client, balancer, PORT, "S")).dropped(&[NoLocalEndpoints]),
-                    at(UplinkIn, &segment(client, node, NODE_PORT, "S")).dropped(&[NoLocalEndpoints]),
-                    at(PodIn, &segment(pod, balancer, PORT, "S"))
-                        .passes_as(&forwarded(pod).payload(b"four"), &[NewFlow, Forward]),
-                ],
-            ),
-            Case::new(
-                "internalTrafficPolicy Local",
-                elsewhere(family, true),
-                vec![
-                    at(PodIn, &segment(pod, vip, PORT, "S")).dropped(&[NoLocalEndpoints]),
-                    at(SteerOut, &segment(node, vip, PORT, "S")).dropped(&[NoLocalEndpoints]),
-                    at(PodIn, &segment(pod, balancer, PORT, "S"))
-                        .passes_as(&forwarded(pod).payload(b"four"), &[NewFlow, Forward]),
-                ],
-            ),
-        ]
-    });
-}
-
-#[test]
-fn source_ranges_hold_for_load_balancer_addresses_alone() {
-    run_cases("source-ranges", |family| {
-        let range = family.pick("192.0.2.10/31", "2001:db8:1::10/127");
-        let (inside, outside) = (family.other_client(), family.router());
-        let (balancer, node) = (family.load_balancer(), family.node());
-        let reached = |from| {
-            Packet::new(from, family.local_pod())
-                .tcp(CLIENT_PORT, BACKEND_PORT, "S")
-                .payload(b"four")
-        };
-        let new: &[Reason] = &[NewFlow, Forward];
-        let objects = Objects {
-            services: vec![web(family).source_range(range)],
-            ..web_on(family, &[Backend::Local])
-        };
-        vec![Case::new(
-            "a range of two clients",
-            objects,
-            vec![
-                at(UplinkIn, &segment(family.client(), balancer, PORT, "S")).passes_as(&reached(family.client()), new),
-                at(UplinkIn, &segment(inside, balancer, PORT, "S")).passes_as(&reached(inside), new),
-                at(UplinkIn, &segment(outside, balancer, PORT, "S")).dropped(&[SourceRange]),
-                at(PodIn, &segment(family.pod(), balancer, PORT, "S")).dropped(&[SourceRange]),
-                at(UplinkIn, &segment(outside, node, NODE_PORT, "S")).passes_as(&reached(outside), new),
-                // The same client port to the same backend: this flow gets a port of ours.
-                at(UplinkIn, &segment(outside, family.vip(), PORT, "S")).passes_as(
-                    &Packet::new(outside, family.local_pod())
-                        .tcp(SNAT_PORT, BACKEND_PORT, "S")
-                        .payload(b"four"),
-                    new,
-                ),
-            ],
-        )]
-    });
-}
-
-#[test]
-fn segments_without_a_flow_are_left_to_the_stack_while_flows_are_taken_over() {
-    run_cases("takeover", |family| {
-        let (client, balancer) = (family.client(), family.load_balancer());
-        let reached = Packet::new(client, family.local_pod())
-            .tcp(CLIENT_PORT, BACKEND_PORT, "S")
-            .payload(b"four");
-        vec![
-            Case::new(
-                "takeover",
-                web_on(family, &[Backend::Local]),
-                vec![
-                    at(UplinkIn, &segment(client, balancer, PORT, "A")).passes(&[Takeover]),
-                    at(UplinkIn, &segment(client, balancer, PORT, "S")).passes_as(&reached, &[NewFlow, Forward]),
-                ],
-            )
-            .flags(config::FLAG_TAKEOVER),
-        ]
-    });
-}
-
-#[test]
-fn an_endpoint_that_is_not_ready_is_as_good_as_none() {
-    run_cases("not-ready", |family| {
-        let objects = Objects {
-            services: vec![web(family)],
-            slices: vec![
-                slice_of_web(family)
-                    .endpoint(family.local_pod())
-                    .ready(false)
-                    .serving(true),
-            ],
-        };
-        let (pod, vip) = (family.pod(), family.vip());
-        vec![Case::new(
-            "not ready",
-            objects,
-            vec![at(PodIn, &segment(pod, vip, PORT, "S")).redirected_as(
-                CLIENT_VETH,
-                &reset(pod, vip, PORT),
-                &[NoEndpoints],
-            )],
-        )]
     });
 }
