@@ -4,7 +4,7 @@ use super::gate::{addressed, begins, limited};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, TableFamily, Tables};
 use crate::flow::slot::{Entry, Way};
-use crate::flow::state::{self, ESTABLISHED, REPLY_HALF, SETTLED};
+use crate::flow::state::{self, ESTABLISHED, REPLIED, REPLY_HALF, SETTLED};
 use crate::flow::table::{self, Found, Spot, Twin};
 use crate::layout::{BACKEND_SERVING, BackendControl, config};
 use crate::steps::parse::{Header, Ports};
@@ -73,13 +73,15 @@ fn standing<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, spot: &Sp
             Standing::Over
         };
     }
-    if protocol == wire::UDP && !reply && !serving(tables, place.backend) {
-        tables.count(Reason::BackendGone);
-        return Standing::Over;
-    }
     let now = tables.now();
     let flags = work.ports.tcp_flags;
     let opens = protocol == wire::TCP && flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN;
+    // A connection that nobody has answered yet may still be another backend's.
+    let may_leave = protocol == wire::UDP || opens && control.state & REPLIED == 0;
+    if may_leave && !reply && !serving(tables, place.backend) {
+        tables.count(Reason::BackendGone);
+        return Standing::Over;
+    }
     if !reply && opens && control.closed() || state::expired(tables, control, now) {
         return Standing::Over;
     }

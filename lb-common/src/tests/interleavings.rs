@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::halves::Half;
 use super::node::{BACKEND_PORT, HZ, Node, Sent, TCP, UDP};
 use super::packet::Packet;
-use crate::flow::state::is_closed;
+use crate::flow::state::{REPLIED, is_closed};
 use crate::layout::{
     BACKEND_ON_NODE, BACKEND_SERVING, FRONTEND_CLUSTER, FRONTEND_ECHO, FRONTEND_RANGES, FRONTEND_REFUSE,
 };
@@ -239,11 +239,16 @@ impl Run {
         control.generation == half.backend.1 && control.state & BACKEND_SERVING != 0
     }
 
+    /// Asked for in vain, for a second at least, at a backend that serves no more.
+    fn is_stuck(&self, half: &Half) -> bool {
+        half.control.state & REPLIED == 0 && half.control.age(self.node.now()) >= HZ && !self.is_serving(half)
+    }
+
     /// The entry that binds a packet: one that stands, is not over, and is not left on purpose.
     fn binding(&self, flow: &Flow, flags: &str) -> Option<Half> {
         let half = self.node.half(flow.protocol, flow.from, flow.to)?;
         let left = match flow.protocol {
-            TCP => flags == "S" && is_closed(half.control.state),
+            TCP => flags == "S" && (is_closed(half.control.state) || self.is_stuck(&half)),
             _ => !self.is_serving(&half),
         };
         // Another flow has taken the way back: this one has to begin anew as soon as it notices.

@@ -106,6 +106,14 @@ fn connections_of_pods_and_clients_outlive_their_service_and_its_return() {
     outlive_the_service(&mut scene, connect_pods_and_client);
 }
 
+#[test]
+fn connections_of_the_node_outlive_their_service_and_its_return() {
+    let mut scene = Scene::new();
+    let _dump = OnFailure::of(&scene.world);
+    scene.set_conditions(&[("pod1-2", READY), ("pod2-1", READY)]);
+    outlive_the_service(&mut scene, connect_node);
+}
+
 #[track_caller]
 fn outlive_the_service(scene: &mut Scene, connect: impl Fn(&Scene) -> Held) {
     let mut held = connect(scene);
