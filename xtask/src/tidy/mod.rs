@@ -5,6 +5,7 @@
 //! be evaded on purpose. In: all files of the checkout. Out: one line `file:line: what` per finding on standard output.
 
 mod arrows;
+mod edge_cases;
 mod leftovers;
 mod licences;
 mod manifests;
@@ -27,7 +28,7 @@ use crate::{exec, test::names, workspace::Workspace};
 /// Check the rules that compiler and clippy do not know.
 ///
 /// Size, head and name of files, vocabulary, which module may use which, unsafe code, leftovers, licences and versions
-/// of dependencies, order of the list of tests.
+/// of dependencies, order of the list of tests, and that the edge cases' tests are in it.
 #[derive(Debug, Args)]
 pub(crate) struct Options {}
 
@@ -82,6 +83,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let metadata = serde_json::from_str(&metadata).context("cargo metadata wrote no JSON")?;
     findings.extend(licences::check(&metadata));
     findings.extend(arrows::check_packages(&metadata));
+    findings.extend(check_edge_cases(workspace)?);
     findings.sort();
     for finding in &findings {
         println!("{finding}");
@@ -94,6 +96,14 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         workspace.root.display()
     );
     Ok(())
+}
+
+/// Compares the table of edge cases with the list of tests.
+fn check_edge_cases(workspace: &Workspace) -> Result<Vec<Finding>> {
+    let path = workspace.root.join(edge_cases::FILE);
+    let table = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let names = names::read(&workspace.root.join(names::FILE))?;
+    Ok(edge_cases::check(&table, &names))
 }
 
 /// Applies the rules that concern one text file.
