@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aya::programs::{ProgramFd, loaded_programs};
+use aya::programs::{ProgramFd, SchedClassifier, TcAttachType, loaded_programs};
 use lb_tests::netns::Netns;
 use lb_tests::prog_run::{Input, InputSum, Output, SkbFields};
 use steerway::datapath::load::{LoadOptions, OBJECT, ProgramName, Programs, load};
@@ -20,8 +20,8 @@ use super::{FLOW_SETS, Given};
 
 /// Loaded programs and their maps; both go with this value, nothing is pinned.
 pub(super) struct Kernel {
-    netns: Netns,
-    _programs: Programs,
+    pub(super) netns: Netns,
+    programs: Programs,
     descriptors: BTreeMap<ProgramName, ProgramFd>,
     pub(super) store: BpfStore,
 }
@@ -45,7 +45,7 @@ impl Kernel {
                 .map(|name| (name, descriptor(&programs, name)))
                 .into_iter()
                 .collect(),
-            _programs: programs,
+            programs,
             store: store.expect("a loaded object").expect("the programs' maps"),
         }
     }
@@ -70,6 +70,30 @@ impl Kernel {
         self.netns
             .run(|| input.run_descriptor(descriptor))
             .map_err(|error| format!("the kernel's run failed: {error}"))
+    }
+}
+
+impl Kernel {
+    /// Attaches a program to an interface's ingress, for as long as the result lives.
+    pub(super) fn attach(&self, program: ProgramName, interface: &str) -> SchedClassifier {
+        let id = self.programs.id(program).expect("a loaded program's id").to_string();
+        let path = pin_path();
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder for pins");
+        self.netns.ok(&[
+            "bpftool",
+            "prog",
+            "pin",
+            "id",
+            &id,
+            path.to_str().expect("a plain path"),
+        ]);
+        let attached = SchedClassifier::from_pin(&path);
+        fs::remove_file(&path).expect("the pin");
+        let mut attached = attached.expect("a pinned program");
+        self.netns
+            .run(|| attached.attach(interface, TcAttachType::Ingress).map(drop))
+            .expect("an attached program");
+        attached
     }
 }
 

@@ -26,6 +26,7 @@ mod masquerade;
 mod node;
 mod not_ours;
 mod objects;
+mod offload;
 mod policy;
 mod refusal;
 mod steered;
