@@ -10,6 +10,8 @@ use super::scene::{ENDING, LEAVING, NODE_PORT, PORT, READY, Scene, at, families,
 
 /// Datagrams a second of each stream.
 const RATE: u32 = 200;
+/// Datagrams that may be on their way when a flow moves: 20 ms of a busy machine.
+const ON_THE_WAY: u64 = 4;
 /// For what must come true.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long what must stay true is watched: longer than a flow's clock, which ticks once a second.
@@ -74,7 +76,7 @@ fn assert_silence(scene: &Scene, pod: &str) {
 }
 
 #[test]
-fn a_flow_stays_while_its_endpoint_serves_and_moves_without_loss_when_it_stops() {
+fn a_flow_stays_while_its_endpoint_serves_and_moves_with_the_next_datagram_when_it_stops() {
     let mut scene = Scene::new();
     let _dump = OnFailure::of(&scene.world);
     scene.set_conditions(&[("pod1-2", READY)]);
@@ -90,8 +92,24 @@ fn a_flow_stays_while_its_endpoint_serves_and_moves_without_loss_when_it_stops()
     for (who, report) in finish(streams) {
         let order: Vec<&str> = report.handovers.iter().map(|(_, backend)| backend.as_str()).collect();
         assert_eq!(order, ["pod1-2", "pod2-1", "pod1-2"], "{who}: {report:?}");
-        assert!(report.is_perfect(), "{who}: {report:?}");
+        assert_only_late_answers_are_lost(&who, &report);
     }
+}
+
+/// A reply to a datagram that was on its way when the flow left its endpoint finds no flow; nothing else may be lost.
+#[track_caller]
+fn assert_only_late_answers_are_lost(who: &str, report: &UdpReport) {
+    let on_its_way = |number: &u64| {
+        report
+            .handovers
+            .iter()
+            .any(|(first, _)| (first.saturating_sub(ON_THE_WAY)..*first).contains(number))
+    };
+    assert!(report.missing.iter().all(on_its_way), "{who}: {report:?}");
+    let strays = report.foreign.values().sum::<u64>();
+    assert!(strays <= report.missing.len() as u64, "{who}: {report:?}");
+    assert_eq!((report.duplicated, report.garbled), (0, 0), "{who}: {report:?}");
+    assert!(report.send_errors.is_empty(), "{who}: {report:?}");
 }
 
 #[test]
