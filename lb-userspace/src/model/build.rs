@@ -85,6 +85,7 @@ pub fn build(snapshot: &Snapshot, config: &ModelConfig) -> DesiredState {
         cluster_ips,
         health_checks,
         node,
+        other_nodes: snapshot.other_nodes.clone(),
         service_cidrs,
         rejections,
     }

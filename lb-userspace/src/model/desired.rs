@@ -1,7 +1,7 @@
 //! What the model decides: every service port with its frontends, its endpoints and which of them each kind of traffic
 //! gets. Plain data in a fixed order; equal input gives equal output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub struct DesiredState {
     pub health_checks: BTreeMap<ObjectKey, HealthCheck>,
     /// This node.
     pub node: NodeFacts,
+    /// Addresses of other nodes: where one is a Service's as well, packets of this host for it go to that node.
+    pub other_nodes: BTreeSet<IpAddr>,
     /// The ranges that ClusterIPs are allocated from, sorted; an address in them without a Service may be dropped.
     pub service_cidrs: Vec<IpNet>,
     /// What objects could not have beside each other, sorted. What is wrong with an object alone its source reports.

@@ -27,7 +27,7 @@ mod slice;
 mod tests;
 mod topology;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub slices: BTreeMap<ObjectKey, Arc<SliceObject>>,
     /// This node's Node object.
     pub node: Option<Arc<NodeObject>>,
+    /// Addresses of the other nodes, as far as the source knows them.
+    pub other_nodes: BTreeSet<IpAddr>,
     /// The ranges of all ServiceCIDRs.
     pub service_cidrs: Vec<IpNet>,
 }

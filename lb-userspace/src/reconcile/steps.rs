@@ -142,9 +142,11 @@ impl<H: Host> Reconciler<H> {
         }
         let source = |family| words::node_source(table, &published.desired.node, &published.vips, family);
         let (source_v4, source_v6) = (source(Family::V4), source(Family::V6));
+        let others = &published.desired.other_nodes;
+        let vips = published.vips.difference(others).copied().collect();
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
-            vips: &published.vips,
+            vips: &vips,
             local: &table.local_addresses,
             may_go: Some(self.lingering.free()),
             source_v4: source_v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),

@@ -9,6 +9,7 @@ mod icmp;
 mod ip_mode;
 mod local_policy;
 mod network_policy;
+mod node_address;
 mod node_port_addresses;
 mod node_subnet;
 mod one_client_port;

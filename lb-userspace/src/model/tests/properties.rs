@@ -1,5 +1,6 @@
 //! The model never fails, gives equal output for equal input, and its sets obey the rules written down anew.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::collection::{btree_map, vec};
@@ -126,6 +127,7 @@ prop_compose! {
             services: services.into_iter().map(|(name, service)| (key(name), Arc::new(service))).collect(),
             slices: slices.into_iter().map(|(name, slice)| (key(&name), Arc::new(slice))).collect(),
             node: Some(Arc::new(node)),
+            other_nodes: BTreeSet::new(),
             service_cidrs: Vec::new(),
         }
     }

@@ -191,6 +191,7 @@ pub(super) fn desired(ports: impl IntoIterator<Item = (ServicePortKey, ServicePo
             pod_ranges: Box::default(),
             eligible: true,
         },
+        other_nodes: BTreeSet::new(),
         service_cidrs: Vec::new(),
         rejections: Vec::new(),
     }

@@ -172,7 +172,8 @@ impl Scanner {
             Some(Content::Slices(slices)) => snapshot.slices.extend(slices.iter().cloned()),
             Some(Content::Node(node)) if node.name == self.node_name => snapshot.node = Some(Arc::clone(node)),
             Some(Content::ServiceRanges(ranges)) => snapshot.service_cidrs.extend_from_slice(ranges),
-            Some(Content::Node(_)) | None => {}
+            Some(Content::Node(node)) => snapshot.other_nodes.extend(&node.addresses),
+            None => {}
         }
     }
 }
