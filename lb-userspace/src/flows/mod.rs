@@ -16,7 +16,7 @@ use lb_common::layout::SET_SLOTS;
 use lb_common::slots::{candidates, probe};
 
 pub use dump::{Flow, FlowState, dump};
-pub use sweep::{CLASSES, FlowCounts, Sweeper, Swept};
+pub use sweep::{CLASSES, FlowCounts, Sweeper, Swept, host_connections};
 
 use crate::maps::{MapStore, Table, WordSet, WordSlots};
 

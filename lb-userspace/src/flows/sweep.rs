@@ -7,12 +7,13 @@
 //! What is referred to holds for packets that began a grace period or more before the sweep: an entry that appears behind the
 //! sweep's back was either chosen from the tables as they are now, or is the new twin of one that the sweep has met or will.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use lb_common::access::{SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
 use lb_common::flow::slot::{self, Words};
-use lb_common::flow::state::{Control, FREE, LIVE, REPLY_HALF, SHARED, class, timeout_word};
+use lb_common::flow::state::{Control, DATAGRAM, FREE, LIVE, REPLY_HALF, SHARED, class, timeout_word};
 use lb_common::hash;
 use lb_common::layout::{SET_SLOTS, VERSION_MASK, config};
 use lb_common::pipeline::Hook;
@@ -80,6 +81,37 @@ impl Sweeper {
     }
 }
 
+/// Addresses that TCP connections of the node itself go to, as the tables are now; see [`Referred::host_destinations`].
+pub fn host_connections(store: &dyn MapStore) -> BTreeSet<IpAddr> {
+    let mut found = BTreeSet::new();
+    host_connections_of::<V4>(store, &mut found);
+    host_connections_of::<V6>(store, &mut found);
+    found
+}
+
+fn host_connections_of<F: TableFamily>(store: &dyn MapStore, found: &mut BTreeSet<IpAddr>) {
+    let table = slots::<F>(store);
+    for set in (0..=table.mask()).filter_map(|index| table.set(index)) {
+        for base in (0..SET_SLOTS).map(|slot| slot * F::SLOT_WORDS) {
+            let control = Control::from_word(set.load(base));
+            if control.phase() == LIVE && control.state & REPLY_HALF == 0 {
+                found.extend(host_destination::<F>(set, base, control));
+            }
+        }
+    }
+}
+
+/// Where the forward entry at `base` goes, if it is an open TCP connection that the node sends through our device.
+fn host_destination<F: TableFamily>(set: WordSet<'_>, base: usize, control: Control) -> Option<IpAddr> {
+    let meta = set.load(base + Words::meta::<F>());
+    let from_host = meta & VERSION_MASK == control.version && meta as u8 & Hook::STEER_OUT != 0;
+    if !from_host || control.closed() || control.state & DATAGRAM != 0 {
+        return None;
+    }
+    let side: Side<F> = F::side_from(|i| set.load(base + Words::dst::<F>() + i));
+    Some(address_of_words(F::V6, F::to_words(side.addr)))
+}
+
 impl<'a, F: TableFamily> Pass<'a, F> {
     fn new(store: &'a dyn MapStore, now: u32, referred: &'a mut Referred) -> Self {
         let mut timeouts = [0; config::WORDS];
@@ -143,11 +175,9 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         self.referred.backends.insert(backend as u32);
         if is_forward {
             self.referred.forward_bits.insert(hash::bit::<F>(side.addr));
-            let meta = set.load(base + Words::meta::<F>());
-            if meta & VERSION_MASK == control.version && meta as u8 & Hook::STEER_OUT != 0 {
-                let address = address_of_words(F::V6, F::to_words(side.addr));
-                self.referred.host_destinations.insert(address);
-            }
+            self.referred
+                .host_destinations
+                .extend(host_destination::<F>(set, base, control));
             if let Some(count) = self.counts.flows.get_mut(class(control.state) as usize) {
                 *count += 1;
             }

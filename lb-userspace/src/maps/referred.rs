@@ -47,7 +47,7 @@ pub struct Referred {
     pub forward_bits: BitSet,
     /// Bits of the addresses that backends send from.
     pub reply_bits: BitSet,
-    /// Addresses that flows of the node itself go to by way of our device: they need routes to it.
+    /// Addresses that open TCP connections of the node itself go to by way of our device: they need routes to it.
     pub host_destinations: BTreeSet<IpAddr>,
 }
 

@@ -15,6 +15,7 @@ use super::{Host, Reconciler};
 use crate::datapath::attach::Trust;
 use crate::datapath::interfaces::{InterfaceTable, Role};
 use crate::datapath::steer::{RouteNeeds, SteerDevice};
+use crate::flows;
 use crate::model::Family;
 use crate::source::SourceState;
 
@@ -143,12 +144,15 @@ impl<H: Host> Reconciler<H> {
         let source = |family| words::node_source(table, &published.desired.node, &published.vips, family);
         let (source_v4, source_v6) = (source(Family::V4), source(Family::V6));
         let others = &published.desired.other_nodes;
-        let vips = published.vips.difference(others).copied().collect();
+        let vips: BTreeSet<IpAddr> = published.vips.difference(others).copied().collect();
+        let may_go = self
+            .lingering
+            .may_go(&vips, || flows::host_connections(self.store.as_ref()));
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
             vips: &vips,
             local: &table.local_addresses,
-            may_go: Some(self.lingering.free()),
+            may_go: Some(&may_go),
             source_v4: source_v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
             source_v6: source_v6.and_then(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
         };
@@ -162,7 +166,7 @@ impl<H: Host> Reconciler<H> {
                         "routes changed"
                     );
                 }
-                self.lingering.note(&report.left_over);
+                self.lingering.note(vips, &report.left_over);
                 report.conflicts
             }
             Err(error) => {
