@@ -4,7 +4,8 @@
 //! (no tearing); only [`SetRef::cas`] orders memory.
 
 use crate::family::{Family, V4, V6};
-use crate::flow::table::{self, Found, Half, Spot};
+use crate::flow::contend::{self, Half};
+use crate::flow::table::{self, Found, Spot};
 use crate::flow::{Entry, Key};
 use crate::layout::{AffinityKey, AffinityValue, Device, FragmentKey};
 use crate::verdict::Reason;
@@ -130,15 +131,15 @@ pub trait Tables: Sized {
     fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16, into: &mut Spot) -> bool {
         table::insert(self, entry, spare, state, into)
     }
-    /// [`table::choose`]; an implementation may put a function call round it.
+    /// [`contend::choose`]; an implementation may put a function call round it.
     #[inline(always)]
     fn choose<F: TableFamily>(&self, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
-        table::choose::<F, Self>(self, hash, twin, into)
+        contend::choose::<F, Self>(self, hash, twin, into)
     }
-    /// [`table::settle`]; an implementation may put a function call round it.
+    /// [`contend::settle`]; an implementation may put a function call round it.
     #[inline(always)]
     fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
-        table::settle(self, entry, own)
+        contend::settle(self, entry, own)
     }
     /// Configuration word.
     fn config(&self, word: usize) -> u64;

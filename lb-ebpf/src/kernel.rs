@@ -3,6 +3,7 @@
     unsafe_code,
     reason = "helpers are foreign functions; each block says what makes the call right"
 )]
+#![expect(clippy::cast_possible_wrap, reason = "sizes of small structures")]
 
 use core::ffi::c_void;
 use core::mem::size_of;

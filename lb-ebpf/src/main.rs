@@ -12,6 +12,10 @@
     expect(internal_features, reason = "the only way to a compare-and-swap on this target")
 )]
 #![expect(unsafe_code, reason = "program sections and exported names")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros hand a program's context over by value"
+)]
 
 mod kernel;
 mod maps;

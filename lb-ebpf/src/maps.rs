@@ -6,6 +6,10 @@
     unsafe_code,
     reason = "map values are reached through the pointers that the kernel hands out"
 )]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key by value would be copied onto a stack of 512 bytes once more"
+)]
 
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
@@ -13,7 +17,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::{V4, V6};
-use lb_common::flow::table::{self, Found, Half, Spot};
+use lb_common::flow::contend::{self, Half};
+use lb_common::flow::table::{self, Found, Spot};
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::{
     self, AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, DEVICE_WORDS,
@@ -102,12 +107,12 @@ impl<F: TableFamily> Slots for KernelSlots<F> {
     fn set(self, index: u32) -> Option<KernelSet<F>> {
         let words = match self.kind {
             Kind::Flows => F::pick(
-                || FLOWS_V4.get_ptr_mut(index).map(|p| p.cast()),
-                || FLOWS_V6.get_ptr_mut(index).map(|p| p.cast()),
+                || FLOWS_V4.get_ptr_mut(index).map(<*mut _>::cast),
+                || FLOWS_V6.get_ptr_mut(index).map(<*mut _>::cast),
             ),
             Kind::Frontends => F::pick(
-                || FRONTENDS_V4.get_ptr_mut(index).map(|p| p.cast()),
-                || FRONTENDS_V6.get_ptr_mut(index).map(|p| p.cast()),
+                || FRONTENDS_V4.get_ptr_mut(index).map(<*mut _>::cast),
+                || FRONTENDS_V6.get_ptr_mut(index).map(<*mut _>::cast),
             ),
         }?;
         Some(KernelSet {
@@ -397,11 +402,8 @@ macro_rules! insert {
             into: *mut Spot,
         ) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (Some(entry), Some(spare), Some(into)) =
-                (unsafe { entry.as_ref() }, unsafe { spare.as_mut() }, unsafe {
-                    into.as_mut()
-                })
-            else {
+            let (entry, spare, into) = unsafe { (entry.as_ref(), spare.as_mut(), into.as_mut()) };
+            let (Some(entry), Some(spare), Some(into)) = (entry, spare, into) else {
                 return 0;
             };
             table::insert(
@@ -420,7 +422,7 @@ macro_rules! insert {
 /// As [`scan`], for choosing a slot.
 macro_rules! choose {
     ($name:ident, $family:ty) => {
-        #[doc = "`table::choose` as a global function of the object."]
+        #[doc = "`contend::choose` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $name(hash: u64, twin: *const Spot, into: *mut Spot) -> u32 {
@@ -428,7 +430,7 @@ macro_rules! choose {
             let (Some(twin), Some(into)) = (unsafe { twin.as_ref() }, unsafe { into.as_mut() }) else {
                 return 0;
             };
-            table::choose::<$family, _>(
+            contend::choose::<$family, _>(
                 &KernelTables {
                     ctx: core::ptr::null_mut(),
                 },
@@ -446,7 +448,7 @@ choose!(choose_v6, V6);
 /// As [`scan`], for settling two equal entries.
 macro_rules! settle {
     ($name:ident, $family:ty) => {
-        #[doc = "`table::settle` as a global function of the object."]
+        #[doc = "`contend::settle` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
         extern "C" fn $name(entry: *const Entry<$family>, own: *const Spot) -> u32 {
@@ -454,7 +456,7 @@ macro_rules! settle {
             let (Some(entry), Some(own)) = (unsafe { entry.as_ref() }, unsafe { own.as_ref() }) else {
                 return Half::Stands as u32;
             };
-            table::settle(
+            contend::settle(
                 &KernelTables {
                     ctx: core::ptr::null_mut(),
                 },

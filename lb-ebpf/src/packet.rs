@@ -7,6 +7,7 @@
     unsafe_code,
     reason = "packet memory is reached through pointers that the verifier checks"
 )]
+#![expect(clippy::cast_possible_wrap, reason = "lengths are far below 2^31")]
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::__sk_buff;
@@ -251,7 +252,7 @@ impl Packet for Skb {
         }
         // SAFETY: the sum is taken over the whole room; what was not loaded is zero.
         let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, room.cast(), SUM_BYTES as u32, 0) };
-        (sum >= 0).then_some(sum as u64)
+        u64::try_from(sum).ok()
     }
 
     #[inline(always)]

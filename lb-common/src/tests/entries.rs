@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::node::{HZ, Node, TCP, each_family};
 use crate::access::{SetRef as _, Slots as _, TableFamily};
 use crate::family::{V4, V6};
+use crate::flow::contend::Half;
 use crate::flow::slot::{Entry, Key, Place, Rewrite};
 use crate::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, LIVE, REPLIED, RESET, SETTLED};
-use crate::flow::table::{self, Found, Half, Inserted};
+use crate::flow::table::{self, Found, Inserted};
 use crate::layout::{VERSION_MASK, config};
 use crate::testing::{Sizes, side};
 

@@ -1,7 +1,8 @@
 //! Two CPUs that enter flows at the same time.
 
+use lb_common::flow::contend::Half;
 use lb_common::flow::state::LIVE;
-use lb_common::flow::table::{self, Half, Inserted};
+use lb_common::flow::table::{self, Inserted};
 use loom::thread;
 
 use crate::model::{Prepared, assert_whole_pairs, enter, explore, flow, known, reply_of, standing};
