@@ -4,6 +4,7 @@ use lb_common::family::V4;
 use lb_common::flow::Entry;
 use lb_common::flow::state::{ESTABLISHED, REPLIED, REPLY_HALF, SETTLED};
 use lb_common::flow::table::{self, Found, Inserted};
+use loom::sync::Arc;
 use loom::thread;
 
 use crate::model::{Model, NOW, Prepared, Standing, enter, explore, flow, known, reply_of, standing};
@@ -24,15 +25,20 @@ fn has(known: &[Standing], entry: &Entry<V4>) -> bool {
     known.iter().any(|one| one.entry == *entry)
 }
 
+/// A table in whose only places `old` stands.
+fn filled_by(old: &Entry<V4>) -> Arc<Model> {
+    Prepared::new()
+        .place(0, 1, old, 0, NOW - 5)
+        .place(1, 2, &reply_of(old), REPLY_HALF, NOW - 5)
+        .full_but(&[])
+        .model()
+}
+
 /// The old flow fills the only places there are; a newcomer comes while a packet of the old one adds state `add`.
 fn displaced_while_noted(add: u16) {
     explore(2, move || {
         let old = flow(1, 20_000);
-        let model = Prepared::new()
-            .place(0, 1, &old, 0, NOW - 5)
-            .place(1, 2, &reply_of(&old), REPLY_HALF, NOW - 5)
-            .full_but(&[])
-            .model();
+        let model = filled_by(&old);
         let other = model.clone();
         let thread = thread::spawn(move || enter(&other, flow(2, 20_001), 0));
         note(&model, &old, add);
@@ -61,12 +67,7 @@ fn a_flow_that_settles_meanwhile_may_stay_and_the_newcomer_is_whole_or_not_there
 #[test]
 fn two_newcomers_for_one_place_leave_one_whole_flow() {
     explore(1, || {
-        let old = flow(1, 20_000);
-        let model = Prepared::new()
-            .place(0, 1, &old, 0, NOW - 5)
-            .place(1, 2, &reply_of(&old), REPLY_HALF, NOW - 5)
-            .full_but(&[])
-            .model();
+        let model = filled_by(&flow(1, 20_000));
         let other = model.clone();
         let thread = thread::spawn(move || enter(&other, flow(2, 20_001), 0));
         enter(&model, flow(3, 20_002), 0);

@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use lb_common::access::{SetRef as _, Slots as _, TableFamily};
+use lb_common::access::{SetRef as _, TableFamily};
 use lb_common::family::{Family, Side, V4, V6};
 use lb_common::flow::slot;
 use lb_common::flow::state::{
     Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, REPLIED, REPLY_HALF, is_closed, timeout_word,
 };
-use lb_common::layout::{SET_SLOTS, config};
+use lb_common::layout::config;
 
-use super::slots;
+use super::each_slot;
 use crate::maps::{MapStore, Table, address_of_words};
 
 /// How far a flow is.
@@ -93,10 +93,7 @@ pub fn dump(store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
 }
 
 fn of_family<F: TableFamily>(store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
-    let table = slots::<F>(store);
-    let sets = (0..=table.mask()).map_while(move |index| table.set(index));
-    let bases = sets.flat_map(|set| (0..SET_SLOTS).map(move |slot| (set, slot * F::SLOT_WORDS)));
-    bases.filter_map(move |(set, base)| {
+    each_slot::<F>(store).filter_map(move |(set, base)| {
         let state = Control::from_word(set.load(base)).state;
         if state & REPLY_HALF != 0 {
             return None;

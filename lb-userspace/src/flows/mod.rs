@@ -25,6 +25,13 @@ fn slots<F: TableFamily>(store: &dyn MapStore) -> WordSlots<'_> {
     WordSlots::new(store.words(Table::flows(F::V6)), F::SLOT_WORDS)
 }
 
+/// Every slot of a family's table: its set and the index of its control word there.
+fn each_slot<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = (WordSet<'_>, usize)> {
+    let table = slots::<F>(store);
+    let sets = (0..=table.mask()).map_while(move |index| table.set(index));
+    sets.flat_map(|set| (0..SET_SLOTS).map(move |slot| (set, slot * F::SLOT_WORDS)))
+}
+
 /// The entry that holds `key`: its set, the index of its control word there, and that word.
 fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Option<(WordSet<'a>, usize, Control)> {
     let hash = key.hash(seed);

@@ -18,7 +18,7 @@ use lb_common::hash;
 use lb_common::layout::{SET_SLOTS, VERSION_MASK, config};
 use lb_common::pipeline::Hook;
 
-use super::{find, slots};
+use super::{each_slot, find, live, slots};
 use crate::maps::{MapStore, Referred, Table, WordSet, WordSlots, address_of_words};
 
 /// Names of the classes of flows, as `lb_common::flow::state::class` numbers them.
@@ -83,22 +83,16 @@ impl Sweeper {
 
 /// Addresses that TCP connections of the node itself go to, as the tables are now; see [`Referred::host_destinations`].
 pub fn host_connections(store: &dyn MapStore) -> BTreeSet<IpAddr> {
-    let mut found = BTreeSet::new();
-    host_connections_of::<V4>(store, &mut found);
-    host_connections_of::<V6>(store, &mut found);
-    found
+    host_connections_of::<V4>(store)
+        .chain(host_connections_of::<V6>(store))
+        .collect()
 }
 
-fn host_connections_of<F: TableFamily>(store: &dyn MapStore, found: &mut BTreeSet<IpAddr>) {
-    let table = slots::<F>(store);
-    for set in (0..=table.mask()).filter_map(|index| table.set(index)) {
-        for base in (0..SET_SLOTS).map(|slot| slot * F::SLOT_WORDS) {
-            let control = Control::from_word(set.load(base));
-            if control.phase() == LIVE && control.state & REPLY_HALF == 0 {
-                found.extend(host_destination::<F>(set, base, control));
-            }
-        }
-    }
+fn host_connections_of<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = IpAddr> {
+    each_slot::<F>(store).filter_map(|(set, base)| {
+        let control = live(set, base).filter(|control| control.state & REPLY_HALF == 0)?;
+        host_destination::<F>(set, base, control)
+    })
 }
 
 /// Where the forward entry at `base` goes, if it is an open TCP connection that the node sends through our device.

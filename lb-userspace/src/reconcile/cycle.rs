@@ -74,8 +74,10 @@ pub(super) struct Published {
     pub(super) desired: Arc<DesiredState>,
     /// All rejections: of the source, the model and the plan.
     pub(super) rejections: Vec<Rejection>,
-    /// VIPs that host processes must reach by our device.
-    pub(super) vips: BTreeSet<IpAddr>,
+    /// VIPs: no source of packets of ours.
+    pub(super) vips: Arc<BTreeSet<IpAddr>>,
+    /// Those that host processes must reach by our device.
+    pub(super) routed: Arc<BTreeSet<IpAddr>>,
     pub(super) operations: usize,
     pub(super) times: Times,
     /// Something was left out that may fit soon.
@@ -105,7 +107,8 @@ impl Work {
         let adopted_at = now();
         let desired = model::build(&objects.snapshot, &fixed.model);
         let built_at = now();
-        let vips = vips(&desired);
+        let vips = Arc::new(vips(&desired));
+        let routed = routed(&vips, &desired.other_nodes);
         let node = node_tables(&fixed, &desired, &table, steer, &vips);
         let plan = planner.plan(&desired, &node);
         let planned_at = now();
@@ -132,6 +135,7 @@ impl Work {
             desired: Arc::new(desired),
             rejections,
             vips,
+            routed,
             operations: plan.len(),
             times,
             starved: plan.starved,
@@ -148,6 +152,14 @@ fn vips(desired: &DesiredState) -> BTreeSet<IpAddr> {
         .filter_map(|frontend| frontend.address)
         .chain(desired.cluster_ips.keys().copied())
         .collect()
+}
+
+/// The VIPs that are not another node's own address: everything of that node would come here.
+fn routed(vips: &Arc<BTreeSet<IpAddr>>, other_nodes: &BTreeSet<IpAddr>) -> Arc<BTreeSet<IpAddr>> {
+    if vips.is_disjoint(other_nodes) {
+        return Arc::clone(vips);
+    }
+    Arc::new(vips.difference(other_nodes).copied().collect())
 }
 
 fn node_tables(

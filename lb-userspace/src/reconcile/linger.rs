@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What is left over, and what of it may go.
 #[derive(Debug, Default)]
 pub(super) struct Lingering {
     /// What had a route after the last round.
-    routed: BTreeSet<IpAddr>,
+    routed: Arc<BTreeSet<IpAddr>>,
     /// Sweeps that have ended.
     sweeps: u64,
     /// What is left over, with the number of sweeps that had ended when it was first seen.
@@ -35,9 +36,9 @@ impl Lingering {
     }
 
     /// Notes what has a route now: `vips`, and what is left over. What was left over before is needed again, or gone.
-    pub(super) fn note(&mut self, vips: BTreeSet<IpAddr>, left_over: &[IpAddr]) {
+    pub(super) fn note(&mut self, vips: &Arc<BTreeSet<IpAddr>>, left_over: &[IpAddr]) {
         let now: BTreeSet<IpAddr> = left_over.iter().copied().collect();
-        self.routed = vips;
+        self.routed = Arc::clone(vips);
         self.since.retain(|address, _| now.contains(address));
         self.free.retain(|address| now.contains(address));
         for address in now {
@@ -77,11 +78,11 @@ mod tests {
     fn a_route_goes_after_a_whole_sweep_without_a_flow_to_it() {
         let mut lingering = Lingering::default();
         let (used, unused) = (address(1), address(2));
-        lingering.note(BTreeSet::new(), &[used, unused]);
+        lingering.note(&Arc::default(), &[used, unused]);
         assert!(!lingering.swept(&BTreeSet::new()), "this sweep may have begun before");
         assert!(lingering.swept(&[used].into()));
         assert_eq!(free(&lingering), [unused].into());
-        lingering.note(BTreeSet::new(), &[used]);
+        lingering.note(&Arc::default(), &[used]);
         assert!(free(&lingering).is_empty(), "it has gone");
         assert!(!lingering.swept(&[used].into()));
         assert!(lingering.swept(&BTreeSet::new()), "its last flow has ended");
@@ -92,10 +93,10 @@ mod tests {
     fn a_route_that_just_lost_its_service_goes_at_once_unless_it_is_used() {
         let mut lingering = Lingering::default();
         let (used, unused) = (address(1), address(2));
-        lingering.note([used, unused, address(3)].into(), &[]);
+        lingering.note(&Arc::new([used, unused, address(3)].into()), &[]);
         let may_go = lingering.may_go(&[address(3)].into(), || [used].into());
         assert_eq!(may_go, [unused].into());
-        lingering.note([address(3)].into(), &[used]);
+        lingering.note(&Arc::new([address(3)].into()), &[used]);
         let may_go = lingering.may_go(&[address(3)].into(), || panic!("nothing lost its Service just now"));
         assert!(may_go.is_empty(), "from now on sweeps decide");
     }
@@ -103,11 +104,11 @@ mod tests {
     #[test]
     fn an_address_that_a_service_has_again_stays() {
         let mut lingering = Lingering::default();
-        lingering.note(BTreeSet::new(), &[address(1)]);
+        lingering.note(&Arc::default(), &[address(1)]);
         lingering.swept(&BTreeSet::new());
-        lingering.note([address(1)].into(), &[]);
+        lingering.note(&Arc::new([address(1)].into()), &[]);
         assert!(!lingering.swept(&BTreeSet::new()));
-        lingering.note(BTreeSet::new(), &[address(1)]);
+        lingering.note(&Arc::default(), &[address(1)]);
         assert!(!lingering.swept(&BTreeSet::new()), "it begins to wait anew");
     }
 }

@@ -143,14 +143,12 @@ impl<H: Host> Reconciler<H> {
         }
         let source = |family| words::node_source(table, &published.desired.node, &published.vips, family);
         let (source_v4, source_v6) = (source(Family::V4), source(Family::V6));
-        let others = &published.desired.other_nodes;
-        let vips: BTreeSet<IpAddr> = published.vips.difference(others).copied().collect();
         let may_go = self
             .lingering
-            .may_go(&vips, || flows::host_connections(self.store.as_ref()));
+            .may_go(&published.routed, || flows::host_connections(self.store.as_ref()));
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
-            vips: &vips,
+            vips: &published.routed,
             local: &table.local_addresses,
             may_go: Some(&may_go),
             source_v4: source_v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
@@ -166,7 +164,7 @@ impl<H: Host> Reconciler<H> {
                         "routes changed"
                     );
                 }
-                self.lingering.note(vips, &report.left_over);
+                self.lingering.note(&published.routed, &report.left_over);
                 report.conflicts
             }
             Err(error) => {

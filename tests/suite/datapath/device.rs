@@ -1,6 +1,9 @@
 //! The device steer0: made once, adopted, repaired; and what a host process's packet to a VIP looks like when it leaves.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::ChildStdout;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
@@ -39,6 +42,19 @@ fn shown(node: &Netns) -> String {
         .concat()
 }
 
+/// The lines of a program's output, as they come.
+fn lines_of(output: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
 #[test]
 fn the_device_is_made_once_and_left_as_it_is() {
     let (node, files) = node();
@@ -49,20 +65,34 @@ fn the_device_is_made_once_and_left_as_it_is() {
         assert!(before.matches(text).count() >= 2, "{text}: {before}");
     }
     assert!(!before.contains("inet"), "{before}");
-    // Requests that change something are reported to listeners, those that only ask are not.
+    // Requests that change something are reported to listeners, those that only ask are not. Changes of lo that are heard before
+    // and after show that the listener listens.
     let mut monitor = node
         .command("ip")
         .args(["monitor", "link", "address"])
         .stdout(std::process::Stdio::piped())
-        .spawn();
-    let monitor = monitor.as_mut().expect("a listener");
-    thread::sleep(Duration::from_millis(100));
+        .spawn()
+        .expect("a listener");
+    let lines = lines_of(monitor.stdout.take().expect("its output"));
+    let heard_until = |mtu: u32, patience: Duration| {
+        node.ip(&format!("link set lo mtu {mtu}"));
+        let mark = format!("mtu {mtu} ");
+        let mut heard = Vec::new();
+        while let Ok(line) = lines.recv_timeout(patience) {
+            if line.contains(&mark) {
+                return Some(heard);
+            }
+            heard.push(line);
+        }
+        None
+    };
+    let listens = (2000..2100).any(|mtu| heard_until(mtu, Duration::from_millis(100)).is_some());
+    assert!(listens, "the listener hears nothing");
     assert_eq!(ensure(&node, &files, Some(1450)).expect("the device"), first);
+    let heard = heard_until(3000, Duration::from_secs(5)).expect("the second change of lo");
     monitor.kill().expect("the listener");
-    let mut heard = String::new();
-    std::io::Read::read_to_string(&mut monitor.stdout.take().expect("its output"), &mut heard).expect("text");
     monitor.wait().expect("the listener's end");
-    assert!(!heard.contains("steer"), "{heard}");
+    assert!(!heard.iter().any(|line| line.contains("steer")), "{heard:?}");
     assert_eq!(shown(&node), before);
     let larger = ensure(&node, &files, Some(9000)).expect("the device");
     assert_eq!(

@@ -86,7 +86,7 @@ fn furnish(root: &Path, kernel: &Path, arguments: &[&str]) {
     symlink("busybox", root.join("bin/sh")).expect("a shell");
     let this = env::current_exe().expect("the path of this binary");
     let variable = |name: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name} is not set")));
-    let agent = variable("STEERWAY_AGENT");
+    let agent = variable("STEERWAY_BIN");
     let object = variable("STEERWAY_EBPF");
     for program in PROGRAMS.map(find).iter().chain([&this, &agent]) {
         bring_program(root, program);
@@ -107,7 +107,7 @@ fn furnish(root: &Path, kernel: &Path, arguments: &[&str]) {
          busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          busybox ip link set lo up\n\
          {inserted}\
-         export LB_TESTS_REQUIRE=1 RUST_BACKTRACE=0 STEERWAY_BIN={agent} STEERWAY_AGENT={agent} STEERWAY_EBPF={object}\n\
+         export LB_TESTS_REQUIRE=1 RUST_BACKTRACE=0 STEERWAY_BIN={agent} STEERWAY_EBPF={object}\n\
          echo\n\
          busybox uname -sr\n\
          {this} {arguments}\n\

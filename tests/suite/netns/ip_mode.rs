@@ -3,23 +3,15 @@
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
-use lb_tests::objects::{ServiceObject, service};
+use lb_tests::objects::ServiceObject;
 use lb_tests::traffic::{Server, tcp_request, udp_request};
 use lb_tests::world::World;
 
-use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
+use super::scene::{NODE_PORT, PORT, Scene, at, families, web_inside};
 
 fn web(mode: &str) -> ServiceObject {
     let [v4, v6] = families();
-    service("default", "web")
-        .cluster_ip(&v4.cluster.to_string())
-        .cluster_ip(&v6.cluster.to_string())
-        .port("http", PORT, "TCP")
-        .target_port(SERVER_PORT)
-        .node_port(NODE_PORT)
-        .port("dns", PORT, "UDP")
-        .target_port(SERVER_PORT)
-        .node_port(NODE_PORT)
+    web_inside()
         .load_balancer_ip_with_mode(&v4.balancer.to_string(), mode)
         .load_balancer_ip_with_mode(&v6.balancer.to_string(), mode)
 }

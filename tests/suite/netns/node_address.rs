@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
-use lb_tests::objects::service;
 use lb_tests::traffic::{Server, ping, tcp_request, udp_request};
 use lb_tests::world::World;
 
 use super::outcome::{by, check};
-use super::scene::{PORT, SERVER_PORT, Scene, at};
+use super::scene::{PORT, Scene, at, balanced};
 
 /// A port of the host that no Service has.
 const OWN_PORT: u16 = 2222;
@@ -27,16 +26,7 @@ fn the_services_ports_are_served_and_the_hosts_own_ones_stay_reachable_and_able_
         servers.push(Server::tcp(scene.world.client(), "client", (client, OWN_PORT)));
         servers.push(Server::udp(scene.world.client(), "client", (client, OWN_PORT)));
     }
-    let object = service("default", "web")
-        .cluster_ip("10.96.0.10")
-        .cluster_ip("fd00:10:96::10")
-        .port("http", PORT, "TCP")
-        .target_port(SERVER_PORT)
-        .port("dns", PORT, "UDP")
-        .target_port(SERVER_PORT)
-        .load_balancer_ip(&node4.to_string())
-        .load_balancer_ip(&node6.to_string());
-    scene.put_service(&object);
+    scene.put_service(&balanced([&node4.to_string(), &node6.to_string()]));
     scene.put_endpoints(&["pod1-2", "pod2-1"]);
     scene.start(&[]);
     let (world, limit) = (&scene.world, Duration::from_secs(2));

@@ -1,11 +1,10 @@
 //! LoadBalancer addresses out of the nodes' own subnet, where every neighbour would ask for them on the wire.
 
 use lb_tests::assert::OnFailure;
-use lb_tests::objects::service;
 use lb_tests::world::{ClientPlace, World};
 
 use super::outcome::{by, check};
-use super::scene::{PORT, SERVER_PORT, Scene, at};
+use super::scene::{PORT, Scene, at, balanced};
 
 /// Addresses of the nodes' LAN that no host has.
 const BALANCERS: [&str; 2] = ["172.31.0.200", "fd00:31::200"];
@@ -15,16 +14,7 @@ fn an_address_of_the_nodes_subnet_is_served_to_pods_nodes_and_clients_on_and_off
     for place in [ClientPlace::Lan, ClientPlace::BehindFabric] {
         let mut scene = Scene::silent(&World::builder().client_place(place));
         let _dump = OnFailure::of(&scene.world);
-        let object = service("default", "web")
-            .cluster_ip("10.96.0.10")
-            .cluster_ip("fd00:10:96::10")
-            .port("http", PORT, "TCP")
-            .target_port(SERVER_PORT)
-            .port("dns", PORT, "UDP")
-            .target_port(SERVER_PORT)
-            .load_balancer_ip(BALANCERS[0])
-            .load_balancer_ip(BALANCERS[1]);
-        scene.put_service(&object);
+        scene.put_service(&balanced(BALANCERS));
         scene.put_endpoints(&["pod1-2", "pod2-1"]);
         scene.start(&[]);
         for (text, length) in BALANCERS.into_iter().zip([32, 128]) {

@@ -159,19 +159,39 @@ impl Scene {
 pub(super) fn web() -> ServiceObject {
     let [v4, v6] = families();
     let text = |address: IpAddr| address.to_string();
+    web_inside()
+        .external_ip(&text(v4.external))
+        .external_ip(&text(v6.external))
+        .load_balancer_ip(&text(v4.balancer))
+        .load_balancer_ip(&text(v6.balancer))
+}
+
+/// [`web`] with ClusterIP and node port alone.
+pub(super) fn web_inside() -> ServiceObject {
+    let [v4, v6] = families();
     service("default", "web")
-        .cluster_ip(&text(v4.cluster))
-        .cluster_ip(&text(v6.cluster))
+        .cluster_ip(&v4.cluster.to_string())
+        .cluster_ip(&v6.cluster.to_string())
         .port("http", PORT, "TCP")
         .target_port(SERVER_PORT)
         .node_port(NODE_PORT)
         .port("dns", PORT, "UDP")
         .target_port(SERVER_PORT)
         .node_port(NODE_PORT)
-        .external_ip(&text(v4.external))
-        .external_ip(&text(v6.external))
-        .load_balancer_ip(&text(v4.balancer))
-        .load_balancer_ip(&text(v6.balancer))
+}
+
+/// The Service `web` behind LoadBalancer addresses of one's own, without node port.
+pub(super) fn balanced(addresses: [&str; 2]) -> ServiceObject {
+    let [v4, v6] = families();
+    service("default", "web")
+        .cluster_ip(&v4.cluster.to_string())
+        .cluster_ip(&v6.cluster.to_string())
+        .port("http", PORT, "TCP")
+        .target_port(SERVER_PORT)
+        .port("dns", PORT, "UDP")
+        .target_port(SERVER_PORT)
+        .load_balancer_ip(addresses[0])
+        .load_balancer_ip(addresses[1])
 }
 
 /// A slice of a Service over pods in service.

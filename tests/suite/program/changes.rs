@@ -5,24 +5,12 @@ use lb_common::verdict::Reason::{BackendGone, Forward, Lifted, NewFlow, NotOurs,
 use steerway::datapath::load::ProgramName::{PodIn, PodOut, UplinkIn};
 
 use super::case::{Case, at};
-use super::flow::{Flow, Transport};
+use super::flow::{CLIENT_PORT, Flow, Transport};
 use super::node::{Addresses, BACKEND_VETH, BRIDGE_MAC, SNAT_PORT, UPLINK};
 use super::objects::{BACKEND_PORT, Backend, Objects, PORT, web_on};
 use super::run_cases;
 
-const CLIENT_PORT: u16 = 40_000;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-
-/// From the client pod to the local backend.
-fn of_pod(family: Addresses, transport: Transport) -> Flow {
-    Flow {
-        transport,
-        client: (family.pod(), CLIENT_PORT),
-        frontend: (family.vip(), PORT),
-        source: (family.pod(), CLIENT_PORT),
-        backend: (family.local_pod(), BACKEND_PORT),
-    }
-}
 
 /// From a client outside to the remote backend.
 fn of_client(family: Addresses, client: std::net::IpAddr) -> Flow {
@@ -38,7 +26,10 @@ fn of_client(family: Addresses, client: std::net::IpAddr) -> Flow {
 #[test]
 fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
     run_cases("gone", |family| {
-        let (tcp, udp) = (of_pod(family, Transport::Tcp), of_pod(family, Transport::Udp));
+        let (tcp, udp) = (
+            Flow::from_pod(family, Transport::Tcp),
+            Flow::from_pod(family, Transport::Udp),
+        );
         let moved = Flow {
             backend: (family.remote_pod(), BACKEND_PORT),
             ..udp
@@ -91,7 +82,7 @@ fn a_port_of_ours_serves_one_flow_at_a_time() {
 #[test]
 fn a_reply_on_a_bridge_port_is_lifted_to_the_bridge_while_there_are_bridges() {
     run_cases("bridge", |family| {
-        let flow = of_pod(family, Transport::Tcp);
+        let flow = Flow::from_pod(family, Transport::Tcp);
         let reply = || at(PodIn, &flow.answer("SA")).on(BACKEND_VETH).received_by(BACKEND_VETH);
         let case = |name, reply| {
             Case::new(

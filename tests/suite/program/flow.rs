@@ -4,6 +4,12 @@ use std::net::IpAddr;
 
 use lb_tests::packet::Packet;
 
+use super::node::Addresses;
+use super::objects::{BACKEND_PORT, PORT};
+
+/// Port of the clients.
+pub(super) const CLIENT_PORT: u16 = 40_000;
+
 /// A transport that flows have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
@@ -43,6 +49,17 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// From the client pod to the local backend.
+    pub(super) fn from_pod(family: Addresses, transport: Transport) -> Self {
+        Self {
+            transport,
+            client: (family.pod(), CLIENT_PORT),
+            frontend: (family.vip(), PORT),
+            source: (family.pod(), CLIENT_PORT),
+            backend: (family.local_pod(), BACKEND_PORT),
+        }
+    }
+
     /// From the client, as the client sends it.
     pub(super) fn ask(&self, flags: &str) -> Packet {
         self.transport

@@ -8,11 +8,11 @@ use steerway::datapath::load::ProgramName::{PodIn, PodOut, UplinkIn};
 
 use super::answers::swapped;
 use super::case::{Case, Step, at_frame};
+use super::flow::CLIENT_PORT;
 use super::node::{Addresses, CLIENT_VETH, SNAT_PORT, UPLINK};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::run_cases;
 
-const CLIENT_PORT: u16 = 40_000;
 /// A port of no Service.
 const UNKNOWN: u16 = 99;
 /// Data bytes of a fragment.

@@ -7,25 +7,13 @@ use steerway::datapath::load::ProgramName::{PodIn, PodOut, UplinkIn};
 
 use super::answers::port_unreachable;
 use super::case::{Case, at, at_frame};
-use super::flow::{Flow, Transport};
+use super::flow::{CLIENT_PORT, Flow, Transport};
 use super::node::{Addresses, CLIENT_VETH, UPLINK};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::{ETHERNET, run_cases};
 
-const CLIENT_PORT: u16 = 40_000;
 /// A port of no Service.
 const UNKNOWN: u16 = 99;
-
-/// From the client pod to the local backend.
-fn flow(family: Addresses, transport: Transport) -> Flow {
-    Flow {
-        transport,
-        client: (family.pod(), CLIENT_PORT),
-        frontend: (family.vip(), PORT),
-        source: (family.pod(), CLIENT_PORT),
-        backend: (family.local_pod(), BACKEND_PORT),
-    }
-}
 
 /// A way to make a packet less plain, and the bytes that it puts between IP header and transport.
 type Dressing = (&'static str, fn(Packet) -> Packet, usize);
@@ -58,7 +46,7 @@ fn options_and_extension_headers_stay_and_the_packet_is_translated_behind_them()
         let mut cases = Vec::new();
         for transport in Transport::BOTH {
             for (name, dress, _) in dressings(family) {
-                let flow = flow(family, transport);
+                let flow = Flow::from_pod(family, transport);
                 cases.push(Case::new(
                     &format!("{name} with {}", transport.name()),
                     web_on(family, &[Backend::Local]),
@@ -100,7 +88,7 @@ fn a_refused_packet_is_quoted_with_its_options() {
 #[test]
 fn tcp_options_and_payloads_of_every_length_up_to_a_word_survive() {
     run_cases("tcp-options", |family| {
-        let flow = flow(family, Transport::Tcp);
+        let flow = Flow::from_pod(family, Transport::Tcp);
         let dress = |packet: Packet, length| {
             packet
                 .tcp_options(&[2, 4, 5, 0xb4, 1, 3, 3, 7, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0])
@@ -127,7 +115,7 @@ fn to_zero(packet: &Packet) -> [u8; 2] {
 #[test]
 fn a_udp_checksum_that_comes_to_zero_is_written_in_its_other_form() {
     run_cases("udp-zero", |family| {
-        let flow = flow(family, Transport::Udp);
+        let flow = Flow::from_pod(family, Transport::Udp);
         let (there, back) = (to_zero(&flow.asked("")), to_zero(&flow.answered("")));
         vec![Case::new(
             "zero",
@@ -180,7 +168,7 @@ fn udp_without_a_checksum_stays_without() {
 #[test]
 fn a_packet_that_ends_within_its_headers_passes() {
     run_cases("short", |family| {
-        let whole = flow(family, Transport::Tcp).ask("S").build();
+        let whole = Flow::from_pod(family, Transport::Tcp).ask("S").build();
         let header = ETHERNET + if family.v6 { 40 } else { 20 };
         let cut = |length: usize| at_frame(PodIn, whole[..length].to_vec()).passes(&[NotParsed]);
         let mut other_version = whole.clone();

@@ -8,12 +8,11 @@ use lb_tests::packet::Packet;
 use steerway::datapath::load::ProgramName::{PodIn, PodOut, SteerOut, UplinkIn};
 
 use super::case::{Case, at};
-use super::flow::{Flow, Transport};
+use super::flow::{CLIENT_PORT, Flow, Transport};
 use super::node::{Addresses, SNAT_PORT, STEER, STEER_MAC, UPLINK};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::run_cases;
 
-const CLIENT_PORT: u16 = 40_000;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Type, code and second word.

@@ -7,12 +7,11 @@ use lb_tests::packet::Packet;
 use steerway::datapath::load::ProgramName::{self, LoOut, PodIn, PodOut, SteerOut, UplinkIn, UplinkOut};
 
 use super::case::{Case, End, Step, at};
-use super::flow::{Flow, Transport};
+use super::flow::{CLIENT_PORT, Flow, Transport};
 use super::node::{Addresses, BACKEND_VETH, CLIENT_VETH, LO, SNAT_PORT, STEER, STEER_MAC, UPLINK};
 use super::objects::{BACKEND_PORT, Backend, NODE_PORT, PORT, web_on};
 use super::run_cases;
 
-const CLIENT_PORT: u16 = 40_000;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 

@@ -12,12 +12,10 @@ use lb_tests::packet::Packet;
 use steerway::datapath::load::ProgramName::{L3In, L3Out, SteerOut};
 
 use super::case::{Case, at};
-use super::flow::{Flow, Transport};
+use super::flow::{CLIENT_PORT, Flow, Transport};
 use super::node::{Addresses, NODE, SNAT_PORT, UPLINK};
 use super::objects::{BACKEND_PORT, Objects, PORT, slice_of_web, web};
 use super::run_cases;
-
-const CLIENT_PORT: u16 = 40_000;
 
 fn readable(family: Addresses, host: u8) -> IpAddr {
     let text = if family.v6 {

@@ -10,12 +10,11 @@ use lb_tests::traffic::{Captured, Direction, FrameSocket, VnetHeader};
 use steerway::datapath::load::ProgramName;
 
 use super::answers::port_unreachable;
-use super::flow::Transport;
+use super::flow::{CLIENT_PORT, Transport};
 use super::node::Addresses;
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::{ETHERNET, World};
 
-const CLIENT_PORT: u16 = 40_000;
 /// A port of no Service.
 const UNKNOWN: u16 = 99;
 const LIMIT: Duration = Duration::from_secs(10);

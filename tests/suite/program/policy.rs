@@ -6,13 +6,11 @@ use lb_tests::packet::Packet;
 use steerway::datapath::load::ProgramName::{PodIn, SteerOut, UplinkIn};
 
 use super::case::{Case, at};
-use super::flow::Transport;
+use super::flow::{CLIENT_PORT, Transport};
 use super::node::{Addresses, CLIENT_VETH, SNAT_PORT};
 use super::objects::{BACKEND_PORT, Backend, NODE_PORT, Objects, PORT, slice_of_web, web, web_on};
 use super::refusal::{reset, segment};
 use super::run_cases;
-
-const CLIENT_PORT: u16 = 40_000;
 
 /// A Service under a policy, with a backend on another node alone.
 fn elsewhere(family: Addresses, internal: bool) -> Objects {

@@ -11,11 +11,11 @@ use steerway::datapath::load::ProgramName::{LoOut, PodIn, SteerOut, UplinkIn};
 
 use super::answers::{port_unreachable, swapped};
 use super::case::{Case, at};
+use super::flow::CLIENT_PORT;
 use super::node::{Addresses, CLIENT_VETH, LO, STEER, STEER_MAC, UPLINK};
 use super::objects::{Backend, NODE_PORT, Objects, PORT, web_on};
 use super::run_cases;
 
-const CLIENT_PORT: u16 = 40_000;
 /// A port of no Service.
 const UNKNOWN: u16 = 99;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];

@@ -4,12 +4,10 @@ use lb_common::verdict::Reason::{Forward, NewFlow, Reply};
 use steerway::datapath::load::ProgramName::{SteerOut, UplinkIn};
 
 use super::case::{Case, at};
-use super::flow::{Flow, Transport};
+use super::flow::{CLIENT_PORT, Flow, Transport};
 use super::node::{CLIENT_VETH, SNAT_PORT, UPLINK};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::run_cases;
-
-const CLIENT_PORT: u16 = 40_000;
 
 #[test]
 fn a_packet_of_another_that_only_steer0_met_is_routed_and_its_reply_as_well() {

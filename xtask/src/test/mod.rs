@@ -103,7 +103,7 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
     let mut variables: Vec<(&str, &OsStr)> = VARIABLES.map(|(name, value)| (name, value.as_ref())).to_vec();
     variables.extend([
         ("STEERWAY_EBPF", object.as_os_str()),
-        ("STEERWAY_AGENT", agent.as_os_str()),
+        ("STEERWAY_BIN", agent.as_os_str()),
         ("STEERWAY_KERNELS", kernels.as_os_str()),
     ]);
     for binary in root {
