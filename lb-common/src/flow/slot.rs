@@ -44,6 +44,17 @@ impl<F: Family> Key<F> {
         }
     }
 
+    /// The key of an answer to an untranslated packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn answer(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            protocol: self.protocol,
+        }
+    }
+
     /// The rewrite of the twin.
     #[inline(always)]
     pub fn twin_rewrite(self) -> Rewrite<F> {

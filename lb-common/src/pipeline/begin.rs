@@ -2,11 +2,11 @@
 //!
 //! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all.
 
-use super::gate::{addressed, limited, refusal, refuse_with};
+use super::gate::{addressed, limited, opens, refusal, refuse_with};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, Route, TableFamily, Tables};
 use crate::flow::slot::{Entry, Key, Place, Rewrite, Seen, Way};
-use crate::flow::state::{self, DATAGRAM, LIVE};
+use crate::flow::state::{self, DATAGRAM, LIVE, REPLY_HALF};
 use crate::flow::table::{self, Found, Inserted, Spot};
 use crate::hash;
 use crate::layout::config;
@@ -65,10 +65,9 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         );
     }
     if reason != Reason::NewFlow {
-        return Verdict::pass(reason);
+        return straight_flow(tables, work, hook, reason);
     }
-    let opens = tcp_flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN;
-    if protocol == wire::TCP && !opens && flags & config::FLAG_TAKEOVER != 0 {
+    if !opens(protocol, tcp_flags) && flags & config::FLAG_TAKEOVER != 0 {
         return Verdict::pass(Reason::Takeover);
     }
     let source = if hook == Hook::UPLINK_IN {
@@ -125,14 +124,58 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
             }
         }
     }
-    let datagram = if protocol == wire::UDP { DATAGRAM } else { 0 };
-    *flow_state = LIVE | datagram | state::observed(0, false, protocol, tcp_flags);
+    *flow_state = first_state(protocol, tcp_flags);
     *task = if places.source == NewSource::Node {
         Task::PairOwnPort
     } else {
         Task::Pair
     };
     Verdict::pass(Reason::NewFlow)
+}
+
+/// Decides on a packet that is no frontend's and passes for `reason`: where it goes straight to a backend and its answers would meet
+/// the reply half of a flow that came there through a frontend from the same client port, it becomes a flow of a port of ours.
+#[inline(always)]
+fn straight_flow<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, hook: u8, reason: Reason) -> Decided<F> {
+    let Work {
+        ports,
+        entry,
+        spare,
+        flow_state,
+        task,
+        ..
+    } = work;
+    let (protocol, tcp_flags) = (entry.key.protocol, ports.tcp_flags);
+    if hook & Hook::STRAIGHT == 0 || !opens(protocol, tcp_flags) {
+        return Verdict::pass(reason);
+    }
+    spare.key = entry.key.answer();
+    let spot = table::complete(tables, spare);
+    if spot.found == Found::Busy {
+        return Verdict::drop(Reason::FlowBusy);
+    }
+    if spot.found == Found::Nothing || spot.control.state & REPLY_HALF == 0 {
+        return Verdict::pass(reason);
+    }
+    entry.rewrite = Rewrite {
+        src: entry.key.src,
+        dst: entry.key.dst,
+    };
+    entry.place = Place {
+        hooks: hook,
+        way: Way::Stack as u8,
+        ..spare.place
+    };
+    *flow_state = first_state(protocol, tcp_flags);
+    *task = Task::PairOwnPort;
+    Verdict::pass(Reason::NewFlow)
+}
+
+/// The state that a flow's first packet gives it.
+#[inline(always)]
+fn first_state(protocol: u8, tcp_flags: u8) -> u16 {
+    let datagram = if protocol == wire::UDP { DATAGRAM } else { 0 };
+    LIVE | datagram | state::observed(0, false, protocol, tcp_flags)
 }
 
 /// The stage that enters a flow in the table as `begin` or `note` decided.

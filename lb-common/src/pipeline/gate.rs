@@ -17,6 +17,18 @@ pub(super) fn begins<F: TableFamily, T: Tables>(tables: &T, dst: F::Addr, hook: 
     hook & Hook::BEGINS != 0 && has_bit(hash::bit::<F>(dst), |word| tables.forward_bits(word))
 }
 
+/// True when a packet to this address may go straight to a backend at this hook, beside flows that go there through a frontend.
+#[inline(always)]
+pub(super) fn straight<F: TableFamily, T: Tables>(tables: &T, dst: F::Addr, hook: u8) -> bool {
+    hook & Hook::STRAIGHT != 0 && has_bit(hash::bit::<F>(dst), |word| tables.reply_bits(word))
+}
+
+/// True when a packet opens a flow, so far as it tells by itself.
+#[inline(always)]
+pub(super) fn opens(protocol: u8, tcp_flags: u8) -> bool {
+    protocol == wire::UDP || tcp_flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN
+}
+
 /// Reads header, ports and the key of a TCP or UDP packet into `work`. [`Reason::Forward`]: they are there; any other verdict
 /// is the packet's.
 #[inline(always)]

@@ -32,7 +32,7 @@ use crate::layout::config;
 use crate::steps::parse::{self, Header, Part, Ports};
 use crate::verdict::{Action, Reason, Verdict};
 use crate::wire;
-use gate::{begins, has_bit};
+use gate::{begins, has_bit, opens, straight};
 use note::{serving, translate};
 
 pub use begin::{PORT_TRIES, begin, enter};
@@ -61,6 +61,8 @@ impl Hook {
 
     /// Hooks at which new flows begin.
     pub const BEGINS: u8 = Self::POD_IN | Self::UPLINK_IN | Self::STEER_OUT | Self::LO_OUT;
+    /// Hooks at which a client that keeps its port is seen whichever way it takes to a backend.
+    pub const STRAIGHT: u8 = Self::POD_IN | Self::LO_OUT;
 }
 
 /// A verdict on a packet of family `F`.
@@ -204,7 +206,10 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         return Step::next(Stage::Control);
     }
     let begins = begins::<F, T>(tables, header.dst, HOOK);
-    if !begins && !has_bit(hash::bit::<F>(header.src), |word| tables.reply_bits(word)) {
+    if !begins
+        && !has_bit(hash::bit::<F>(header.src), |word| tables.reply_bits(word))
+        && !straight::<F, T>(tables, header.dst, HOOK)
+    {
         return Step::done(Verdict::pass(Reason::NotOurs));
     }
     if header.protocol != wire::TCP && header.protocol != wire::UDP || header.fragment.part != Part::Whole {
@@ -222,6 +227,13 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     let Some((rewrite, place)) = read else {
         return match found {
             Found::Nothing if begins => Step::next(Stage::Begin),
+            Found::Nothing
+                if opens(key.protocol, ports.tcp_flags)
+                    && straight::<F, T>(tables, header.dst, HOOK)
+                    && meets_reply(tables, &key) =>
+            {
+                Step::next(Stage::Begin)
+            }
             Found::Nothing => Step::done(Verdict::pass(Reason::NotOurs)),
             Found::Busy | Found::Entry => Step::next(Stage::Note),
         };
@@ -244,4 +256,11 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         return Step::next(Stage::Note);
     }
     Step::done(translate(packet, tables, &header, ports, &entry, reply))
+}
+
+/// True when an answer to this packet may meet an entry.
+#[inline(always)]
+fn meets_reply<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> bool {
+    let answer = key.answer();
+    table::find::<F, T>(tables, &answer, answer.hash(tables.config(config::TABLE_SEED))).0 != Found::Nothing
 }

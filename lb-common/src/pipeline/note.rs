@@ -1,6 +1,6 @@
 //! A known flow's packets: judge how the flow stands, note what changes, translate.
 
-use super::gate::{addressed, begins, limited};
+use super::gate::{addressed, begins, limited, opens, straight};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, TableFamily, Tables};
 use crate::flow::slot::{Entry, Way};
@@ -39,7 +39,8 @@ pub fn note<F: TableFamily, P: Packet, T: Tables>(
         Found::Busy => return Step::done(Verdict::drop(Reason::FlowBusy)),
         Found::Nothing => {}
     }
-    if begins::<F, T>(tables, work.header.dst, hook) {
+    let dst = work.header.dst;
+    if begins::<F, T>(tables, dst, hook) || straight::<F, T>(tables, dst, hook) {
         Step::next(Stage::Begin)
     } else {
         Step::done(Verdict::pass(Reason::NotOurs))
@@ -75,9 +76,9 @@ fn standing<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, spot: &Sp
     }
     let now = tables.now();
     let flags = work.ports.tcp_flags;
-    let opens = protocol == wire::TCP && flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN;
+    let opens = opens(protocol, flags);
     // A connection that nobody has answered yet may still be another backend's.
-    let may_leave = protocol == wire::UDP || opens && control.state & REPLIED == 0;
+    let may_leave = opens && (protocol == wire::UDP || control.state & REPLIED == 0);
     if may_leave && !reply && !serving(tables, place.backend) {
         tables.count(Reason::BackendGone);
         return Standing::Over;
@@ -115,7 +116,8 @@ pub(super) fn serving<T: Tables>(tables: &T, reference: u64) -> bool {
 }
 
 /// A hit that applies at another hook. A reply that will be un-translated at a bridge port's egress is lifted to the bridge's
-/// own MAC, so that it passes the layer at which its flow was translated (netfilter sees both directions or none).
+/// own MAC, so that it passes the layer at which its flow was translated (netfilter sees both directions or none). One that was
+/// asked straight went the same way.
 #[inline(always)]
 fn elsewhere<F: TableFamily, P: Packet, T: Tables>(
     packet: &mut P,
@@ -127,6 +129,7 @@ fn elsewhere<F: TableFamily, P: Packet, T: Tables>(
     if hook == Hook::POD_IN
         && header.l3 != 0
         && entry.place.hooks & Hook::POD_OUT != 0
+        && entry.rewrite.src != entry.key.src
         && tables.config(config::FLAGS) & config::FLAG_BRIDGES != 0
         && let Some(device) = tables.device(packet.ifindex())
         && device.bridge_mac != 0

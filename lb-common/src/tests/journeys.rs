@@ -429,11 +429,11 @@ fn a_packet_of_an_established_flow_costs_one_look_up_in_the_flow_table_and_none_
 }
 
 #[test]
-fn traffic_that_is_no_services_costs_two_bits_and_no_look_up() {
+fn traffic_that_is_no_services_costs_three_bits_at_most_and_no_look_up() {
     each_family(|node| {
         for (hook, bits) in [
             (Hook::UPLINK_IN, 2),
-            (Hook::POD_IN, 2),
+            (Hook::POD_IN, 3),
             (Hook::POD_OUT, 1),
             (Hook::UPLINK_OUT, 1),
         ] {

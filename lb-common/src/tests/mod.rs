@@ -30,4 +30,5 @@ mod races;
 mod reading;
 mod reasons;
 mod selection;
+mod straight;
 mod translation;

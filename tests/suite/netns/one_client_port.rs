@@ -1,4 +1,5 @@
-//! One client port towards several frontends that lead to one backend: the backend sees separate flows, replies find each.
+//! One client port towards several frontends that lead to one backend, and towards that backend itself: the backend sees
+//! separate flows, replies find each.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +9,7 @@ use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
 use lb_tests::objects::{ServiceObject, service};
 use lb_tests::traffic::{HeldConnections, UdpKind, udp_request_with};
-use lb_tests::world::World;
+use lb_tests::world::{Cni, World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, endpoints};
 
@@ -69,8 +70,18 @@ fn all_are_served(who: &str, from: &Netns, bind: SocketAddr, to: &[SocketAddr], 
 }
 
 #[test]
-fn one_client_port_reaches_one_backend_through_many_services_at_once() {
-    let mut scene = Scene::silent(&World::builder());
+fn one_client_port_reaches_one_backend_straight_and_through_many_services_at_once() {
+    one_client_port(&World::builder());
+}
+
+#[test]
+fn one_client_port_reaches_one_backend_straight_and_through_many_services_on_a_bridge() {
+    one_client_port(&World::builder().cni(Cni::Bridge).drop_invalid());
+}
+
+#[track_caller]
+fn one_client_port(builder: &WorldBuilder) {
+    let mut scene = Scene::silent(builder);
     let _dump = OnFailure::of(&scene.world);
     for number in 1..=SERVICES {
         scene.put_service(&object(number));
@@ -108,7 +119,14 @@ fn one_client_port_reaches_one_backend_through_many_services_at_once() {
                 .map(|number| at(world.node(1).ip_like(like), NODE_PORT + number as u16))
                 .collect();
             let pod = world.pod("pod1-1");
-            let all = [clusters.clone(), balancers.clone(), node_ports.clone()].concat();
+            let straight = vec![at(world.pod(backend).ip_like(like), SERVER_PORT)];
+            let all = [
+                clusters.clone(),
+                balancers.clone(),
+                node_ports.clone(),
+                straight.clone(),
+            ]
+            .concat();
             all_are_served("the pod", &pod.ns, at(pod.ip_like(like), port), &all, backend);
             let client = world.client();
             let outside = [balancers, node_ports].concat();
@@ -120,7 +138,8 @@ fn one_client_port_reaches_one_backend_through_many_services_at_once() {
                 backend,
             );
             let node = world.node(1);
-            all_are_served("the node", &node.ns, at(node.ip_like(like), port), &clusters, backend);
+            let inside = [clusters, straight].concat();
+            all_are_served("the node", &node.ns, at(node.ip_like(like), port), &inside, backend);
         }
     }
 }
