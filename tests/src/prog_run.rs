@@ -25,7 +25,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use aya::programs::SchedClassifier;
 
 use crate::netns::Netns;
-use syscall::test_run;
+use syscall::Run;
 
 /// Return value of a tc program that goes on to the next program.
 pub const TC_ACT_UNSPEC: i32 = -1;
@@ -122,20 +122,31 @@ impl Input {
         // Room for what a program may put in front.
         let mut frame = vec![0; self.frame.len() + 512];
         let mut context_out = [0; CONTEXT_BYTES];
-        let (verdict, length) = test_run(
-            program.as_raw_fd(),
+        let run = Run {
+            program: program.as_raw_fd(),
             flags,
-            &self.frame,
-            &context,
-            &mut frame,
-            &mut context_out,
-        )?;
+            repeat: 1,
+        };
+        let (verdict, length) = run.on(&self.frame, &context, &mut frame, &mut context_out)?;
         frame.truncate(length);
         Ok(Output {
             verdict,
             frame,
             fields: SkbFields::from_bytes(&context_out),
         })
+    }
+
+    /// Runs the program `repeat` times on one packet, which the kernel does not restore in between, on one processor.
+    pub fn run_often(&self, program: BorrowedFd<'_>, repeat: u32) -> io::Result<()> {
+        let context = self.fields.to_bytes();
+        let mut frame = vec![0; self.frame.len() + 512];
+        let run = Run {
+            program: program.as_raw_fd(),
+            flags: 0,
+            repeat,
+        };
+        run.on(&self.frame, &context, &mut frame, &mut [0; CONTEXT_BYTES])
+            .map(drop)
     }
 
     /// Runs the program once inside a namespace.

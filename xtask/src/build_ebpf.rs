@@ -22,6 +22,8 @@ use crate::{
 
 /// The name of the kernel crate's binary, hence of the object.
 pub(crate) const BINARY: &str = "steerway-ebpf";
+/// The bench's own programs.
+const BENCH: &str = "steerway-bench";
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -53,7 +55,7 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
         Some(manifest) => {
             let toolchain = setup::ensure(Scope::Build, workspace, phases)?;
             let folder = options.out.clone().unwrap_or_else(|| workspace.target.join("bpf"));
-            phases.time("build-ebpf", || compile(&toolchain, manifest, &folder))?
+            phases.time("build-ebpf", || compile(&toolchain, manifest, &folder, BINARY))?
         }
     };
     println!("{}", object.display());
@@ -62,17 +64,27 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
 
 /// Builds the kernel object of this checkout, after setting up what that needs, and returns its path.
 pub(crate) fn build(workspace: &Workspace, phases: &mut Phases) -> Result<PathBuf> {
+    of_checkout(workspace, phases, BINARY)
+}
+
+/// As [`build`], for the programs of the bench.
+pub(crate) fn build_bench(workspace: &Workspace, phases: &mut Phases) -> Result<PathBuf> {
+    of_checkout(workspace, phases, BENCH)
+}
+
+fn of_checkout(workspace: &Workspace, phases: &mut Phases, binary: &str) -> Result<PathBuf> {
     let toolchain = setup::ensure(Scope::Build, workspace, phases)?;
-    phases.time("build-ebpf", || {
+    phases.time(&format!("build {binary}"), || {
         compile(
             &toolchain,
             &workspace.root.join("lb-ebpf/Cargo.toml"),
             &workspace.target.join("bpf"),
+            binary,
         )
     })
 }
 
-fn compile(toolchain: &Toolchain, manifest: &Path, folder: &Path) -> Result<PathBuf> {
+fn compile(toolchain: &Toolchain, manifest: &Path, folder: &Path, binary: &str) -> Result<PathBuf> {
     let linker = toolchain
         .linker
         .to_str()
@@ -89,20 +101,20 @@ fn compile(toolchain: &Toolchain, manifest: &Path, folder: &Path) -> Result<Path
             "--target",
             TARGET,
             "--bin",
-            BINARY,
+            binary,
             "--manifest-path",
         ])
         .arg(manifest)
         .arg("--target-dir")
         .arg(folder);
     exec::run(&mut command)?;
-    let built = folder.join(TARGET).join("release").join(BINARY);
-    let stripped = folder.join(TARGET).join("release").join(format!("{BINARY}.stripped"));
+    let built = folder.join(TARGET).join("release").join(binary);
+    let stripped = folder.join(TARGET).join("release").join(format!("{binary}.stripped"));
     // BTF stays; of the debug information that it was made from nothing is needed, and every agent would read it at its start.
     let objcopy = setup::llvm_prefix(toolchain.compiler.llvm_major()?).join("bin/llvm-objcopy");
     exec::run(Command::new(objcopy).arg("--strip-debug").args([&built, &stripped]))?;
     let content = fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))?;
-    let object = folder.join(BINARY);
+    let object = folder.join(binary);
     exec::write_if_changed(&object, &content)?;
     Ok(object)
 }

@@ -5,6 +5,7 @@
 //! workspace, so that the commands work while those crates do not compile.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
@@ -32,6 +33,7 @@ enum Command {
     Build(build::Options),
     Run(run::Options),
     Demo(demo::Options),
+    Bench(bench::Options),
     Test(test::Options),
     Tidy(tidy::Options),
     Ci(ci::Options),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
             Command::Build(options) => build::run(&options, &workspace, &mut phases),
             Command::Run(options) => run::run(&options, &workspace, &mut phases),
             Command::Demo(options) => demo::run(&options, &workspace, &mut phases),
+            Command::Bench(options) => bench::run(&options, &workspace, &mut phases),
             Command::Test(options) => Ok(test::run(&options, &workspace, phases)),
             Command::Tidy(options) => tidy::run(&options, &workspace),
             Command::Ci(options) => Ok(ci::run(&options, &workspace, phases)),

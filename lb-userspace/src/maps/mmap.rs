@@ -29,7 +29,7 @@ impl Words {
     }
 
     /// The values of an mmapable array map, `length` words in all; the caller has checked that the map holds as many.
-    pub(super) fn of_map(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+    pub fn of_map(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
         let memory = MmapOptions::new().len(bytes(length)?).map_raw(map.as_raw_fd())?;
         Ok(Self { memory, length })
     }

@@ -1,0 +1,185 @@
+//! Programs of the bench: they put the next flow's packet in place of the last one and jump to the program that is measured.
+//!
+//! The kernel runs a program many times on one packet and does not restore it in between (BPF_PROG_TEST_RUN with `repeat`), so that
+//! a repeated run of a translating program alone would measure a packet that is nobody's. Here each run first looks what became
+//! of the last packet and counts it as good where it was translated as told, then writes the next of the frames that user space
+//! laid out, and tail-calls [`TARGET`]. What the same run costs with a target that does nothing is the price of the loop.
+//!
+//! Beside them stand the yardsticks: one bare look-up in, and one bare insertion into, the kernel's own LRU hash.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(unsafe_code, reason = "program sections, packet pointers and map values")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros hand a program's context over by value"
+)]
+
+use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::macros::{btf_map, classifier};
+use aya_ebpf::programs::TcContext;
+
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: usize = 0x400;
+/// Most frames; a power of two.
+const FRAMES: usize = 1 << 20;
+/// Words of a frame.
+const FRAME_WORDS: usize = 12;
+/// Entries of the yardsticks' table.
+const YARDSTICK_ENTRIES: usize = 1 << 21;
+/// Return value of every program here: go on (`TC_ACT_UNSPEC`).
+const NEXT: i32 = -1;
+
+/// What is asked for; words of [`SETTINGS`].
+mod setting {
+    /// Number of frames, or of the yardstick's keys.
+    pub(super) const COUNT: usize = 0;
+    /// Offset of a word of the packet that tells whether it was translated.
+    pub(super) const OFFSET: usize = 1;
+    /// The bits of it that matter.
+    pub(super) const MASK: usize = 2;
+    /// What they are then.
+    pub(super) const VALUE: usize = 3;
+    /// Number of words.
+    pub(super) const WORDS: usize = 4;
+}
+
+#[btf_map(name = "settings")]
+static SETTINGS: Array<[u64; setting::WORDS], 1, MMAPABLE> = Array::new();
+#[btf_map(name = "frames")]
+static FRAMES_BY_FLOW: Array<[u64; FRAME_WORDS], FRAMES, MMAPABLE> = Array::new();
+/// The next frame's number, and how many packets were translated as told.
+#[btf_map(name = "progress")]
+static PROGRESS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+#[btf_map(name = "target")]
+static TARGET: ProgramArray<1> = ProgramArray::new();
+#[btf_map(name = "yardstick")]
+static YARDSTICK: LruHashMap<[u64; 2], u64, YARDSTICK_ENTRIES> = LruHashMap::new();
+
+/// Settings and this CPU's progress.
+#[inline(always)]
+fn state() -> Option<(&'static [u64; setting::WORDS], &'static mut [u64; 2])> {
+    let (settings, progress) = (SETTINGS.get_ptr(0)?, PROGRESS.get_ptr_mut(0)?);
+    // SAFETY: map values; the second is this CPU's own.
+    Some(unsafe { (&*settings, &mut *progress) })
+}
+
+/// This run's number, from 0 to one less than `count`, in turn.
+#[inline(always)]
+fn turn(progress: &mut [u64; 2], count: u64) -> u64 {
+    let number = progress[0];
+    progress[0] = if number + 1 < count { number + 1 } else { 0 };
+    number
+}
+
+/// The next flow's packet for the program that is measured.
+#[classifier]
+fn packet(ctx: TcContext) -> i32 {
+    let Some((settings, progress)) = state() else {
+        return NEXT;
+    };
+    let (data, end) = (ctx.data(), ctx.data_end());
+    let offset = settings[setting::OFFSET] as usize & 63;
+    if data + offset + 8 <= end {
+        // SAFETY: the bounds were checked just now.
+        let found = unsafe { ((data + offset) as *const u64).read_volatile() };
+        progress[1] += (found & settings[setting::MASK] == settings[setting::VALUE]) as u64;
+    }
+    let number = turn(progress, settings[setting::COUNT]);
+    if let Some(frame) = FRAMES_BY_FLOW.get(number as u32) {
+        write(data, end, frame);
+    }
+    // SAFETY: the context is the program's own.
+    unsafe { TARGET.tail_call(&ctx, 0) };
+    NEXT
+}
+
+/// Writes a frame over a packet of at least 54 bytes (Ethernet, IPv4, TCP), as far as the packet goes: to 74 (IPv6) or 96.
+#[inline(always)]
+fn write(data: usize, end: usize, frame: &[u64; FRAME_WORDS]) {
+    let at = |offset: usize| (data + offset) as *mut u64;
+    if data + 54 > end {
+        return;
+    }
+    for (i, word) in frame[..6].iter().enumerate() {
+        // SAFETY: within the bytes checked above.
+        unsafe { at(i * 8).write_volatile(*word) };
+    }
+    // SAFETY: as above.
+    unsafe {
+        at(48).cast::<u32>().write_volatile(frame[6] as u32);
+        at(52).cast::<u16>().write_volatile((frame[6] >> 32) as u16);
+    }
+    if data + 74 > end {
+        return;
+    }
+    // SAFETY: within the bytes checked just now.
+    unsafe {
+        at(54).cast::<u16>().write_volatile((frame[6] >> 48) as u16);
+        at(56).write_volatile(frame[7]);
+        at(64).write_volatile(frame[8]);
+        at(72).cast::<u16>().write_volatile(frame[9] as u16);
+    }
+    if data + 96 > end {
+        return;
+    }
+    for (i, word) in frame.iter().enumerate().skip(9) {
+        // SAFETY: within the bytes checked just now.
+        unsafe { at(i * 8).write_volatile(*word) };
+    }
+}
+
+/// A target that does nothing.
+#[classifier]
+fn nothing(_ctx: TcContext) -> i32 {
+    NEXT
+}
+
+/// The yardsticks' loop without the table.
+#[classifier]
+fn bare_loop(_ctx: TcContext) -> i32 {
+    if let Some((settings, progress)) = state() {
+        let key = key(turn(progress, settings[setting::COUNT]));
+        progress[1] += core::hint::black_box(key)[1] & 1;
+    }
+    NEXT
+}
+
+/// One look-up among as many keys as are asked for.
+#[classifier]
+fn lru_lookup(_ctx: TcContext) -> i32 {
+    if let Some((settings, progress)) = state() {
+        let key = key(turn(progress, settings[setting::COUNT]));
+        // SAFETY: the value is only compared with nothing.
+        progress[1] += unsafe { YARDSTICK.get(key) }.is_some() as u64;
+    }
+    NEXT
+}
+
+/// One insertion of the next key.
+#[classifier]
+fn lru_insert(_ctx: TcContext) -> i32 {
+    if let Some((settings, progress)) = state() {
+        let key = key(turn(progress, settings[setting::COUNT]));
+        progress[1] += YARDSTICK.insert(key, 1, 0).is_ok() as u64;
+    }
+    NEXT
+}
+
+/// The key of a number; neighbours are far apart.
+#[inline(always)]
+fn key(number: u64) -> [u64; 2] {
+    [number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number]
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The licence that the kernel asks for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

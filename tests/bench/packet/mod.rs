@@ -1,0 +1,366 @@
+//! `packet`: nanoseconds a packet inside the kernel, as ratios to what the kernel's own hash costs at that moment.
+//!
+//! In: the agent's own programs on its own tables, in a world of its own. Each round makes a million flows from nothing, opens them,
+//! and sends packets of one to a million of them, forward and back; the yardsticks are taken in the same round:
+//! `L(n)`, one look-up in a kernel LRU hash among n keys of 16 bytes, and `I`, one insertion there, a million of them.
+//!
+//! Of a row the loop around it is taken off (writing the frame, measured with a target that does nothing, at the same number of
+//! frames) and the yardsticks' bare loop is put on, so that both sides of a ratio hold the same loop.
+
+mod frames;
+mod programs;
+mod scene;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::programs::ProgramFd;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use self::frames::{Frames, Kind};
+use self::programs::{Programs, Sign, agents};
+use self::scene::{BACKEND_PORT, MOST_FLOWS, Scene, client, frontend};
+use crate::figures::Figures;
+use crate::report::{Report, Row};
+
+/// Numbers of flows that rows are taken at.
+const SIZES: [usize; 4] = [1, 1_000, 64_000, MOST_FLOWS];
+/// Packets of a row.
+const PACKETS: u32 = 1 << 20;
+/// Bytes of a frame.
+const LENGTH: usize = 96;
+/// Services beside the one that is measured.
+const FEW: u16 = 9;
+const MANY: u16 = 9_999;
+/// Flows of the comparison between few and many Services.
+const HOT: usize = 1_000;
+
+/// Figures by name.
+type All = BTreeMap<String, Figures>;
+
+/// Measures.
+pub(crate) fn run(rounds: usize) -> Result<Report> {
+    let few = Scene::new(FEW)?;
+    let many = Scene::new(MANY)?;
+    let mut all = All::new();
+    for round in 1..=rounds {
+        eprintln!("packet: round {round} of {rounds}");
+        in_scene(&few, |ifindex| one_round(&few, ifindex, &mut all))?;
+        in_scene(&many, |ifindex| hot_flows(&many, ifindex, "10,000 Services", &mut all))?;
+        in_scene(&few, |ifindex| hot_flows(&few, ifindex, "10 Services", &mut all))?;
+    }
+    Ok(report(&all))
+}
+
+/// In the first node's namespace, on one processor; the index is its uplink's.
+fn in_scene<T: Send>(scene: &Scene, work: impl FnOnce(u32) -> Result<T> + Send) -> Result<T> {
+    let node = scene.world.node(1);
+    let ifindex = node.ns.ifindex(&node.uplink).context("the node's uplink")?;
+    node.ns.run(|| {
+        let mut one = CpuSet::new();
+        one.set(0)?;
+        sched_setaffinity(Pid::from_raw(0), &one)?;
+        work(ifindex)
+    })
+}
+
+/// What is sent and where it shows that it was translated.
+#[derive(Clone, Copy)]
+struct Traffic {
+    v6: bool,
+    kind: Kind,
+}
+
+impl Traffic {
+    fn name(self) -> &'static str {
+        match (self.kind, self.v6) {
+            (Kind::Tcp(_), false) => "TCP v4",
+            (Kind::Tcp(_), true) => "TCP v6",
+            (Kind::Udp, false) => "UDP v4",
+            (Kind::Udp, true) => "UDP v6",
+        }
+    }
+
+    /// The same flows' packets with these flags; datagrams have none.
+    fn flags(self, flags: &'static str) -> Kind {
+        match self.kind {
+            Kind::Tcp(_) => Kind::Tcp(flags),
+            Kind::Udp => Kind::Udp,
+        }
+    }
+
+    /// A port of the packet, as it must be.
+    fn port(self, offset: usize, port: u16) -> Sign {
+        let (mut mask, mut value) = ([0; 8], [0; 8]);
+        mask[offset..offset + 2].fill(0xff);
+        value[offset..offset + 2].copy_from_slice(&port.to_be_bytes());
+        Sign {
+            offset: if self.v6 { 50 } else { 30 },
+            mask,
+            value,
+        }
+    }
+
+    fn source_port(self, port: u16) -> Sign {
+        self.port(4, port)
+    }
+
+    fn destination_port(self, port: u16) -> Sign {
+        self.port(6, port)
+    }
+}
+
+/// The ends of every flow's packets: forward and back.
+type Ends = Vec<(SocketAddr, SocketAddr)>;
+
+fn lay_out(programs: &Programs, frames: &Frames, ends: &[(SocketAddr, SocketAddr)]) {
+    for (number, (from, to)) in ends.iter().enumerate() {
+        programs.put(number, &frames.between(*from, *to));
+    }
+}
+
+/// Packets of a row: each flow at least once.
+fn repeat(flows: usize) -> u32 {
+    PACKETS.max(flows as u32)
+}
+
+fn one_round(scene: &Scene, ifindex: u32, all: &mut All) -> Result<()> {
+    let mut note = |name: String, figure: f64| all.entry(name).or_default().push(figure);
+    let mut programs = Programs::load(ifindex)?;
+    note(
+        "I".to_owned(),
+        programs.yardstick("lru_insert", MOST_FLOWS as u64, PACKETS)?,
+    );
+    for flows in SIZES {
+        note(
+            format!("L({flows})"),
+            programs.yardstick("lru_lookup", flows as u64, PACKETS)?,
+        );
+    }
+    note(
+        "loop".to_owned(),
+        programs.yardstick("bare_loop", MOST_FLOWS as u64, PACKETS)?,
+    );
+    let nothing = programs.nothing()?;
+    for kind in [Kind::Tcp("S"), Kind::Udp] {
+        for v6 in [false, true] {
+            let traffic = Traffic { v6, kind };
+            let name = traffic.name();
+            let incoming = agents("uplink_in", scene.table_id(v6)?)?;
+            let forward: Ends = (0..MOST_FLOWS)
+                .map(|number| (client(v6, number), frontend(v6)))
+                .collect();
+            let frames = Frames::new(v6, kind, LENGTH);
+            let first = frames.first();
+
+            scene.clear();
+            lay_out(&programs, &frames, &forward);
+            for flows in SIZES {
+                let empty = programs.packets(&nothing, &first, flows as u64, repeat(flows), None)?;
+                note(format!("empty {name} {flows}"), empty);
+            }
+            let out = traffic.destination_port(BACKEND_PORT);
+            let new = programs.packets(&incoming, &first, MOST_FLOWS as u64, PACKETS, Some(out))?;
+            note(format!("new {name}"), new);
+
+            let started = Instant::now();
+            let flows = scene.flows();
+            let took = started.elapsed().as_secs_f64() * 1e3;
+            note(format!("dump {name}"), took);
+            ensure!(flows.len() == MOST_FLOWS, "{} of {MOST_FLOWS} flows stand", flows.len());
+            let mut back = vec![(frontend(v6), frontend(v6)); MOST_FLOWS];
+            for flow in &flows {
+                *back.get_mut(number(flow.client)).context("a client of ours")? = (flow.backend, flow.source);
+            }
+            drop(flows);
+
+            let restored = traffic.source_port(frontend(v6).port());
+            for (ends, sign, flags) in [(&back, restored, "SA"), (&forward, out, "A")] {
+                let frames = Frames::new(v6, traffic.flags(flags), LENGTH);
+                lay_out(&programs, &frames, ends);
+                programs.packets(&incoming, &frames.first(), MOST_FLOWS as u64, PACKETS, Some(sign))?;
+            }
+            let established = Frames::new(v6, traffic.flags("A"), LENGTH);
+            for (direction, ends, sign) in [("forward", &forward, out), ("reply", &back, restored)] {
+                lay_out(&programs, &established, ends);
+                for flows in SIZES {
+                    // What a second without packets leaves to be noted is noted first.
+                    let warm = |programs: &mut Programs, repeat| {
+                        programs.packets(&incoming, &established.first(), flows as u64, repeat, Some(sign))
+                    };
+                    warm(&mut programs, flows as u32)?;
+                    note(
+                        format!("{direction} {name} {flows}"),
+                        warm(&mut programs, repeat(flows))?,
+                    );
+                }
+            }
+            if kind != Kind::Udp {
+                strangers(&mut programs, scene, traffic, &mut note)?;
+                refused(&mut programs, &incoming, traffic, &mut note)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number of a client.
+fn number(client: SocketAddr) -> usize {
+    let host = match client.ip() {
+        IpAddr::V4(address) => u16::from_be_bytes([address.octets()[2], address.octets()[3]]),
+        IpAddr::V6(address) => address.segments()[7],
+    };
+    usize::from(host) * 1024 + usize::from(client.port()) - 1024
+}
+
+/// Packets that are no Service's.
+fn strangers(
+    programs: &mut Programs,
+    scene: &Scene,
+    traffic: Traffic,
+    note: &mut impl FnMut(String, f64),
+) -> Result<()> {
+    const PORT: u16 = 443;
+    let frames = Frames::new(traffic.v6, traffic.flags("A"), LENGTH);
+    let to = SocketAddr::new(scene.world.node(2).ip_like(frontend(traffic.v6).ip()), PORT);
+    lay_out(programs, &frames, &[(client(traffic.v6, 0), to)]);
+    for hook in ["uplink_in", "uplink_out", "pod_in", "pod_out"] {
+        let target = agents(hook, scene.table_id(traffic.v6)?)?;
+        let sign = traffic.destination_port(PORT);
+        let cost = programs.packets(&target, &frames.first(), 1, PACKETS, Some(sign))?;
+        note(format!("stranger {} {hook}", traffic.name()), cost);
+    }
+    Ok(())
+}
+
+/// Connections to a port that a ClusterIP does not have.
+fn refused(
+    programs: &mut Programs,
+    incoming: &ProgramFd,
+    traffic: Traffic,
+    note: &mut impl FnMut(String, f64),
+) -> Result<()> {
+    const PORT: u16 = 81;
+    // As long as the reset is.
+    let frames = Frames::new(traffic.v6, Kind::Tcp("S"), if traffic.v6 { 74 } else { 54 });
+    let cluster: IpAddr = if traffic.v6 { "fd00:10:96::10" } else { "10.96.0.10" }.parse()?;
+    lay_out(
+        programs,
+        &frames,
+        &[(client(traffic.v6, 0), SocketAddr::new(cluster, PORT))],
+    );
+    let sign = traffic.source_port(PORT);
+    let cost = programs.packets(incoming, &frames.first(), 1, PACKETS, Some(sign))?;
+    note(format!("refused {}", traffic.name()), cost);
+    Ok(())
+}
+
+/// The same hot flows, over however many Services the scene has; new and established.
+fn hot_flows(scene: &Scene, ifindex: u32, label: &str, all: &mut All) -> Result<()> {
+    let mut note = |name: String, figure: f64| all.entry(name).or_default().push(figure);
+    let mut programs = Programs::load(ifindex)?;
+    let traffic = Traffic {
+        v6: false,
+        kind: Kind::Tcp("S"),
+    };
+    let incoming = agents("uplink_in", scene.table_id(false)?)?;
+    scene.clear();
+    let ends: Ends = (0..HOT)
+        .map(|number| (client(false, number), frontend(false)))
+        .collect();
+    let sign = traffic.destination_port(BACKEND_PORT);
+    for (flags, name) in [("S", "opened"), ("A", "hot")] {
+        let frames = Frames::new(false, Kind::Tcp(flags), LENGTH);
+        lay_out(&programs, &frames, &ends);
+        programs.packets(&incoming, &frames.first(), HOT as u64, HOT as u32, Some(sign))?;
+        let cost = programs.packets(&incoming, &frames.first(), HOT as u64, PACKETS, Some(sign))?;
+        note(format!("{name} {label}"), cost);
+    }
+    Ok(())
+}
+
+/// The rows with their yardsticks and goals.
+fn report(all: &All) -> Report {
+    let of = |name: String| all.get(&name).unwrap_or_else(|| panic!("no figures of {name}"));
+    let bare = of("loop".to_owned());
+    let mut rows = vec![
+        Row::plain("bare loop", "ns", bare),
+        Row::plain(
+            "I: one insertion of a million, kernel LRU hash",
+            "ns",
+            of("I".to_owned()),
+        ),
+    ];
+    for flows in SIZES {
+        rows.push(Row::plain(
+            &format!("L({flows}): one look-up, kernel LRU hash"),
+            "ns",
+            of(format!("L({flows})")),
+        ));
+    }
+    let established = [2.8, 1.5, 1.0, 1.0];
+    for traffic in ["TCP v4", "TCP v6", "UDP v4", "UDP v6"] {
+        for direction in ["forward", "reply"] {
+            for (flows, goal) in SIZES.into_iter().zip(established) {
+                let goal = if (traffic, direction) == ("TCP v4", "forward") {
+                    goal
+                } else {
+                    goal * 1.3
+                };
+                let net =
+                    of(format!("{direction} {traffic} {flows}")).less(of(format!("empty {traffic} {flows}")), bare);
+                let name = format!("established {traffic}, {direction}, {flows} flows");
+                rows.push(Row::at_most(
+                    &name,
+                    "ns",
+                    &net,
+                    &format!("L({flows})"),
+                    of(format!("L({flows})")),
+                    goal,
+                ));
+            }
+        }
+        let net = of(format!("new {traffic}")).less(of(format!("empty {traffic} {MOST_FLOWS}")), bare);
+        rows.push(Row::at_most(
+            &format!("new {traffic}, a million"),
+            "ns",
+            &net,
+            "I",
+            of("I".to_owned()),
+            1.7,
+        ));
+        rows.push(Row::below(
+            &format!("dump of a million flows, {traffic}"),
+            "ms",
+            of(format!("dump {traffic}")),
+            100.0,
+        ));
+    }
+    for traffic in ["TCP v4", "TCP v6"] {
+        let empty = of(format!("empty {traffic} 1"));
+        for hook in ["uplink_in", "uplink_out", "pod_in", "pod_out"] {
+            let net = of(format!("stranger {traffic} {hook}")).less(empty, bare);
+            let name = format!("no Service's, {traffic}, {hook}");
+            rows.push(Row::at_most(&name, "ns", &net, "L(1)", of("L(1)".to_owned()), 1.0));
+        }
+        let net = of(format!("refused {traffic}")).less(empty, bare);
+        rows.push(Row::plain(&format!("refused {traffic}"), "ns", &net));
+    }
+    for (name, what) in [("hot", "established"), ("opened", "repeated SYN")] {
+        rows.push(Row::at_most(
+            &format!("{what}, 1,000 flows, 10,000 Services"),
+            "ns",
+            of(format!("{name} 10,000 Services")),
+            "10 Services",
+            of(format!("{name} 10 Services")),
+            1.1,
+        ));
+    }
+    Report {
+        section: "packet",
+        rows,
+    }
+}

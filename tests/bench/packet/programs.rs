@@ -1,0 +1,163 @@
+//! The bench's own programs and what they measure: loaded from `$STEERWAY_BENCH_EBPF`, run by BPF_PROG_TEST_RUN on the calling
+//! thread's processor, in the namespace of the node.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{MapData, ProgramArray};
+use aya::programs::{ProgramFd, SchedClassifier, loaded_programs};
+use aya::{Ebpf, maps::Map};
+use lb_tests::prog_run::Input;
+use steerway::maps::Words;
+
+use super::frames::WORDS;
+
+/// Words of the map `settings`.
+const SETTINGS: usize = 4;
+
+/// Where a packet shows whether it was translated: the word at an offset (in memory order), the bits that matter, their value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sign {
+    /// Offset in the frame.
+    pub(super) offset: usize,
+    /// The bytes that matter: 0xff each.
+    pub(super) mask: [u8; 8],
+    /// What they are; zero elsewhere.
+    pub(super) value: [u8; 8],
+}
+
+/// The loaded object.
+pub(super) struct Programs {
+    object: Ebpf,
+    settings: Words,
+    frames: Words,
+    progress: aya::maps::PerCpuArray<MapData, [u64; 2]>,
+    target: ProgramArray<MapData>,
+    ifindex: u32,
+}
+
+impl Programs {
+    /// Loads the object anew: its tables are empty. Packets will be on the device of index `ifindex`.
+    pub(super) fn load(ifindex: u32) -> Result<Self> {
+        let path =
+            env::var_os("STEERWAY_BENCH_EBPF").context("STEERWAY_BENCH_EBPF is not set: use `cargo xtask bench`")?;
+        let path = Path::new(&path);
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut object = Ebpf::load(&bytes)?;
+        for (name, program) in object.programs_mut() {
+            let program: &mut SchedClassifier = program.try_into()?;
+            program.load().with_context(|| format!("cannot load {name}"))?;
+        }
+        let mut take = |name: &str| object.take_map(name).with_context(|| format!("no map {name}"));
+        Ok(Self {
+            settings: words(&take("settings")?, SETTINGS)?,
+            frames: words(&take("frames")?, WORDS << 20)?,
+            progress: aya::maps::PerCpuArray::try_from(take("progress")?)?,
+            target: ProgramArray::try_from(take("target")?)?,
+            object,
+            ifindex,
+        })
+    }
+
+    /// Lays out a frame.
+    pub(super) fn put(&self, number: usize, frame: &[u64; WORDS]) {
+        for (i, word) in frame.iter().enumerate() {
+            self.frames.store(number * WORDS + i, *word);
+        }
+    }
+
+    /// Runs a yardstick over `count` keys `repeat` times; nanoseconds a run.
+    pub(super) fn yardstick(&mut self, name: &str, count: u64, repeat: u32) -> Result<f64> {
+        self.settings.store(0, count);
+        self.run(name, &[0; 64], repeat)
+    }
+
+    /// Sends the first `count` frames, of `length` bytes, in turn to `target` until `repeat` are sent; nanoseconds a packet.
+    /// With a sign, each but the last must have come out so.
+    pub(super) fn packets(
+        &mut self,
+        target: &ProgramFd,
+        first: &[u8],
+        count: u64,
+        repeat: u32,
+        sign: Option<Sign>,
+    ) -> Result<f64> {
+        self.target.set(0, target, 0)?;
+        self.settings.store(0, count);
+        let shown = sign.unwrap_or(Sign {
+            offset: 0,
+            mask: [0; 8],
+            value: [0; 8],
+        });
+        self.settings.store(1, shown.offset as u64);
+        self.settings.store(2, u64::from_ne_bytes(shown.mask));
+        self.settings.store(3, u64::from_ne_bytes(shown.value));
+        let nanoseconds = self.run("packet", first, repeat)?;
+        let good = self.good()?;
+        ensure!(
+            sign.is_none() || good + 1 >= u64::from(repeat),
+            "of {repeat} packets only {good} came out as they should"
+        );
+        Ok(nanoseconds)
+    }
+
+    /// The target that does nothing.
+    pub(super) fn nothing(&self) -> Result<ProgramFd> {
+        Ok(self.program("nothing")?.fd()?.try_clone()?)
+    }
+
+    fn program(&self, name: &str) -> Result<&SchedClassifier> {
+        let program = self
+            .object
+            .program(name)
+            .with_context(|| format!("no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    fn run(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<f64> {
+        let zero = vec![[0, 0]; aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        self.progress.set(0, aya::maps::PerCpuValues::try_from(zero)?, 0)?;
+        let program = self.program(name)?.fd()?;
+        let input = Input::new(frame).on(self.ifindex);
+        let start = Instant::now();
+        input.run_often(program.as_fd(), repeat)?;
+        Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(repeat))
+    }
+
+    /// Packets of the last run that came out as they should.
+    fn good(&self) -> Result<u64> {
+        let values = self.progress.get(&0, 0)?;
+        Ok(values.iter().map(|value| value[1]).sum())
+    }
+}
+
+/// The words of an mmapable map.
+fn words(map: &Map, count: usize) -> Result<Words> {
+    let Map::Array(data) = map else {
+        bail!("{map:?} is no array");
+    };
+    Ok(Words::of_map(data.fd().as_fd(), count)?)
+}
+
+/// The agent's program of a name: the one that uses the flow table whose id is given.
+pub(super) fn agents(name: &str, flows: u32) -> Result<ProgramFd> {
+    let mut found = BTreeSet::new();
+    for info in loaded_programs().filter_map(Result::ok) {
+        if info.name_as_str() == Some(name) && info.map_ids()?.is_some_and(|ids| ids.contains(&flows)) {
+            found.insert(info.id());
+        }
+    }
+    let id = found
+        .last()
+        .with_context(|| format!("the agent has no program {name}"))?;
+    let info = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|info| info.id() == *id)
+        .context("a program that is gone")?;
+    Ok(info.fd()?)
+}
