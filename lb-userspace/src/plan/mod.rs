@@ -34,7 +34,6 @@ mod image;
 mod name;
 mod publish;
 mod reject;
-mod repair;
 mod retire;
 mod room;
 mod service;

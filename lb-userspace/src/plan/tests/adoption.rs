@@ -1,13 +1,15 @@
 //! Beginning with tables that are not as an agent leaves them: whatever stands there, one cycle makes it right.
 
-use lb_common::layout::{BACKEND_WORDS, BackendControl};
+use ipnet::IpNet;
+use lb_common::layout::{BACKEND_WORDS, BackendControl, Device};
 use proptest::prelude::*;
 
 use super::oracle::{self, Moment, Probe};
 use super::reader;
-use super::world::{CLUSTER_IPS, SMALL, address, adopt, node, services, settle, store};
+use super::world::{CLIENTS, CLUSTER_IPS, SMALL, address, adopt, expect_exact, node, services, settle, store};
 use crate::maps::{Dump, MapStore as _, MemoryStore, SourceRange, Table};
-use crate::model::{DesiredState, Family};
+use crate::model::{DesiredState, Family, SourceRanges};
+use crate::plan::NodeTables;
 
 const COUNT: u8 = 4;
 
@@ -51,7 +53,7 @@ fn recover(store: &MemoryStore, desired: &DesiredState) {
     expect_served(store, desired);
     settle(&mut planner, store, desired, &node());
     expect_served(store, desired);
-    assert!(planner.repair(&Dump::of(store).unwrap()).is_empty());
+    expect_exact(&planner, store);
     let mut restarted = adopt(store);
     assert!(restarted.plan(desired, &node()).is_empty());
     settle(&mut restarted, store, desired, &node());
@@ -112,9 +114,37 @@ fn foreign_ranges_and_devices_go() {
         range: "10.0.0.0/8".parse().unwrap(),
     };
     store.put_ranges(&[range(1), range(77)]).unwrap();
-    store.put_device(5, lb_common::layout::Device::default()).unwrap();
+    store.put_device(5, Device::default()).unwrap();
     recover(&store, &desired);
     assert!(store.ranges().unwrap().is_empty() && store.devices().unwrap().is_empty());
+}
+
+#[test]
+fn lost_ranges_and_changed_devices_come_back() {
+    let store = store(SMALL);
+    let mut desired = services(COUNT, 3);
+    let port = desired.service_ports.values_mut().next().unwrap();
+    let range = IpNet::from(address(Family::V4, CLIENTS, 1));
+    port.source_ranges = SourceRanges::Ranges {
+        ranges: vec![range],
+        allow_node: true,
+    };
+    let device = Device {
+        bridge_mac: 7,
+        ..Device::default()
+    };
+    let node = NodeTables {
+        devices: [(3, device)].into(),
+        ..node()
+    };
+    adopt(&store).plan(&desired, &node).apply(&store).unwrap();
+    let original = Dump::of(&store).unwrap();
+    let standing: Vec<SourceRange> = original.ranges.iter().copied().collect();
+    assert!(!standing.is_empty());
+    store.remove_ranges(&standing).unwrap();
+    store.put_device(3, Device::default()).unwrap();
+    adopt(&store).plan(&desired, &node).apply(&store).unwrap();
+    assert_eq!(Dump::of(&store).unwrap(), original);
 }
 
 #[test]

@@ -5,7 +5,6 @@ mod degrade;
 mod oracle;
 mod quarantine;
 mod reader;
-mod repair;
 mod scale;
 mod sequence;
 pub(super) mod world;

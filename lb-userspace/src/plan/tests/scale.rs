@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::world::{adopt, backend, desired, key, node, service_port};
-use crate::maps::{Dump, MapStore as _, MemoryStore, Table};
+use super::world::{adopt, backend, desired, expect_exact, key, node, service_port};
+use crate::maps::{MapStore as _, MemoryStore, Table};
 use crate::model::{DesiredState, EndpointAddress, Family, Protocol, ServicePort};
 
 const SERVICES: u32 = 10_000;
@@ -50,7 +50,7 @@ fn ten_thousand_services_publish_in_few_operations_and_little_memory() {
     assert_eq!(store.operations(), plan.len() as u64);
     assert!(planner.heap_bytes() <= HEAP, "{} bytes", planner.heap_bytes());
     assert!(planner.plan(&desired, &node()).is_empty());
-    assert!(planner.repair(&Dump::of(&store).unwrap()).is_empty());
+    expect_exact(&planner, &store);
     assert!(
         adopt(&store).plan(&desired, &node()).is_empty(),
         "a restart writes nothing"

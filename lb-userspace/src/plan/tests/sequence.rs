@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::oracle::{self, Answer, Moment, Probe};
 use super::reader;
 use super::world::{
-    CLIENTS, CLUSTER_IPS, EXTERNAL, NODES, PODS, SMALL, address, adopt, apply_stepwise, backend, copy_of, desired, key,
-    node, pod, settle, store,
+    CLIENTS, CLUSTER_IPS, EXTERNAL, NODES, PODS, SMALL, address, adopt, apply_stepwise, backend, copy_of, desired,
+    expect_exact, key, node, pod, settle, store,
 };
 use crate::maps::{Dump, Fault, FaultyStore, MapStore as _, MemoryStore, Referred, Table};
 use crate::model::{
@@ -321,7 +321,7 @@ proptest! {
                 prop_assert!(before.get(&endpoint).is_none_or(|same| *same == id), "{endpoint:?} has a new id");
             }
             prop_assert!(planner.plan(&new, &new_node).is_empty(), "nothing changed");
-            prop_assert!(planner.repair(&Dump::of(&store).unwrap()).is_empty(), "the image is exact");
+            expect_exact(&planner, &store);
             let mut restarted = adopt(&store);
             let idle = restarted.plan(&new, &new_node);
             prop_assert!(idle.is_empty(), "a restart changes something: {idle:?}");

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use lb_common::layout::config;
 
-use crate::maps::{Dump, MapOp, MapStore, MemorySizes, MemoryStore, OpList, Referred, Table};
+use crate::maps::{Dump, MapOp, MapStore, MemorySizes, MemoryStore, OpList, Referred, SourceRange, Table};
 use crate::model::{
     Backend, BackendSet, Choice, Conditions, DesiredState, EndpointAddress, Family, Frontend, FrontendKind, NodeFacts,
     ObjectKey, PerFamily, Protocol, ServicePort, ServicePortKey, SourceRanges, Topology, TrafficPolicy, WhenEmpty,
 };
-use crate::plan::{NodeTables, Plan, Planner};
+use crate::plan::{NodeTables, Plan, Planner, service_port_name};
 
 pub(super) const SEED: u64 = 0x1234_5678_9abc_def1;
 
@@ -29,6 +30,30 @@ pub(super) fn store(sizes: MemorySizes) -> MemoryStore {
 
 pub(super) fn adopt(store: &MemoryStore) -> Planner {
     Planner::adopt(Dump::of(store).unwrap(), SEED)
+}
+
+/// The tables hold what the planner believes, to the word.
+pub(super) fn expect_exact(planner: &Planner, store: &MemoryStore) {
+    let dump = Dump::of(store).unwrap();
+    for table in Table::PUBLISHED {
+        let (found, known) = (&dump.tables[table as usize], planner.draft.used(table));
+        for index in 0..found.len().max(known.len()) {
+            let found = found.get(index).copied().unwrap_or(0);
+            assert_eq!(found, planner.draft.word(table, index as u32), "{table:?} {index}");
+        }
+    }
+    let states = || {
+        let ids = planner.services.by_key();
+        ids.filter_map(|(_, id)| Some((id, planner.services.get(id)?)))
+    };
+    let range = |service, range: &IpNet| SourceRange { service, range: *range };
+    let ranges = states().flat_map(|(id, state)| state.ranges.iter().map(move |of| range(id, of)));
+    assert_eq!(dump.ranges, ranges.collect());
+    assert_eq!(dump.devices, planner.devices);
+    assert_eq!(dump.names.keys().copied().collect::<BTreeSet<_>>(), planner.names);
+    for (id, state) in states().filter(|(id, _)| planner.names.contains(id)) {
+        assert_eq!(dump.names[&id], service_port_name(&state.key));
+    }
 }
 
 /// Tables with the same content.
