@@ -7,13 +7,14 @@ use anyhow::Context as _;
 use super::output::{Format, Table, age, bytes, json};
 use super::settings::Given;
 use super::{Outcome, places};
+use crate::config::Places;
 use crate::status::protocol::{Item, Request};
 use crate::status::report::{Attachment, Report};
 use crate::status::{ClientError, ask, report_from_pins};
 
 /// Show the state of the agent, its interfaces, tables and counters
 ///
-/// While no agent runs, shows what its pins tell: forwarding goes on without it.
+/// While no agent runs, shows what it left: forwarding goes on without it.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0; 1 when there are neither agent nor pins, or when the time of --wait has passed; 2 for wrong usage."
@@ -45,7 +46,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     let report = match (asked, report) {
         (Ok(()), Some(report)) => report,
         (Ok(()), None) => anyhow::bail!("the agent answered without a report"),
-        (Err(ClientError::NoAgent { .. }), _) => report_from_pins(&places.pin_dir)
+        (Err(ClientError::NoAgent { .. }), _) => from_pins(&places)
             .with_context(|| format!("no agent runs, and {} tells nothing", places.pin_dir.display()))?,
         (Err(error), _) => return Err(error.into()),
     };
@@ -55,6 +56,15 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
         Format::Wide => print(out, &report, true)?,
     }
     Ok(Outcome::Success)
+}
+
+/// What is told while no agent runs.
+fn from_pins(places: &Places) -> anyhow::Result<Report> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .context("cannot start a runtime")?;
+    Ok(runtime.block_on(report_from_pins(places))?)
 }
 
 /// Prints a report; `wide` shows counters and tables that are zero, too.

@@ -10,8 +10,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::link::LinkAttribute;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -110,24 +108,10 @@ fn remove_links(pins: &PinDir, report: &mut CleanupReport) {
 
 async fn remove_filters(netlink: &Netlink, run_dir: &RunDir, report: &mut CleanupReport) {
     let handle = netlink.handle();
-    let mut links = handle.link().get().execute();
-    let mut interfaces = Vec::new();
-    loop {
-        match links.try_next().await {
-            Ok(Some(link)) => {
-                let name = link.attributes.iter().find_map(|attribute| {
-                    if let LinkAttribute::IfName(name) = attribute {
-                        Some(name.clone())
-                    } else {
-                        None
-                    }
-                });
-                interfaces.extend(name.map(|name| (link.header.index, name)));
-            }
-            Ok(None) => break,
-            Err(error) => return report.left("clsact filters", &error),
-        }
-    }
+    let interfaces = match netlink.interfaces().await {
+        Ok(interfaces) => interfaces,
+        Err(error) => return report.left("clsact filters", &error),
+    };
     for (ifindex, ifname) in interfaces {
         for hook in Hook::ALL {
             let found = match filters(handle, ifindex, &ifname, hook).await {

@@ -2,7 +2,9 @@
 
 use std::io;
 
+use futures_util::TryStreamExt as _;
 use rtnetlink::Handle;
+use rtnetlink::packet_route::link::LinkAttribute;
 use tokio::task::JoinHandle;
 
 /// A connection; its task ends when it is dropped.
@@ -28,6 +30,26 @@ impl Netlink {
     /// Sends requests.
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Index and name of every interface.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) async fn interfaces(&self) -> Result<Vec<(u32, String)>, rtnetlink::Error> {
+        let mut links = self.handle.link().get().execute();
+        let mut found = Vec::new();
+        while let Some(link) = links.try_next().await? {
+            let name = link.attributes.into_iter().find_map(|attribute| {
+                if let LinkAttribute::IfName(name) = attribute {
+                    Some(name)
+                } else {
+                    None
+                }
+            });
+            found.extend(name.map(|name| (link.header.index, name)));
+        }
+        Ok(found)
     }
 }
 

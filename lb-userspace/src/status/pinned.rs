@@ -1,4 +1,4 @@
-//! What the pins of an agent tell while none runs: services, backends, counters, attachments, flows.
+//! What an agent left tells while none runs, pins above all: services, backends, counters, attachments, flows.
 //!
 //! Read from a [`Dump`] as packets would read it: a service port counts when its word names a block that echoes its id. What
 //! only the agent knew (endpoints that nothing uses, nodes, rejections) is not there.
@@ -19,8 +19,11 @@ use super::report::{
     Attachment, Cause, EndpointItem, FrontendItem, NotReady, Report, ServiceFilter, ServiceItem, TableFill,
 };
 use super::services::kind_name;
-use crate::datapath::attach::{Hook, Kind};
+use crate::config::Places;
+use crate::datapath::attach::{AttachError, Hook, Kind, own_filters};
+use crate::datapath::netlink::Netlink;
 use crate::datapath::pins::PinDir;
+use crate::datapath::run_dir::RunDir;
 use crate::flows;
 use crate::maps::{BpfStore, Dump, MapError, MapStore, OpenError, Table, address_of_words, v4_address, v6_address};
 use crate::model::{Family, FrontendKind, ServicePortKey};
@@ -39,6 +42,12 @@ pub enum PinnedError {
     /// The pinned links cannot be listed.
     #[error("the pinned links cannot be listed")]
     Links(#[source] std::io::Error),
+    /// The interfaces cannot be asked for filters.
+    #[error("cannot open an rtnetlink socket")]
+    Socket(#[source] std::io::Error),
+    /// The filters cannot be listed.
+    #[error(transparent)]
+    Filters(#[from] AttachError),
 }
 
 /// Opens the maps pinned in `pin_dir`.
@@ -49,25 +58,41 @@ pub(crate) fn open(pin_dir: &Path) -> Result<BpfStore, PinnedError> {
     Ok(BpfStore::open(&PinDir::new(pin_dir).maps())?)
 }
 
-/// The state of a pin folder without an agent.
+/// The state of a pin folder without an agent. Filters are told where they are: in the network namespace that was served.
 ///
 /// # Errors
-/// The maps cannot be opened or read.
-pub fn report_from_pins(pin_dir: &Path) -> Result<Report, PinnedError> {
-    let store = open(pin_dir)?;
-    let pins = PinDir::new(pin_dir).link_pins().map_err(PinnedError::Links)?;
-    let attachments = pins.into_iter().map(|pin| Attachment {
-        interface: pin.ifname,
-        ifindex: pin.ifindex,
-        role: "pinned".to_owned(),
-        direction: direction_name(pin.hook).to_owned(),
-        method: method_name(Kind::Tcx).to_owned(),
-        error: None,
-    });
+/// The maps cannot be opened or read, or attachments cannot be listed.
+pub async fn report_from_pins(places: &Places) -> Result<Report, PinnedError> {
+    let store = open(&places.pin_dir)?;
+    let links = PinDir::new(&places.pin_dir).link_pins().map_err(PinnedError::Links)?;
+    let links = links.into_iter().map(|pin| (pin.ifindex, pin.ifname, pin.hook));
+    let mut attachments: Vec<Attachment> = links.map(|place| attachment(Kind::Tcx, place)).collect();
+    if RunDir::new(&places.run_dir).is_this_netns() {
+        let netlink = Netlink::open().map_err(PinnedError::Socket)?;
+        let filters = own_filters(&netlink).await?.into_iter();
+        let filters = filters.map(|filter| (filter.ifindex, filter.ifname, filter.hook));
+        attachments.extend(filters.map(|place| attachment(Kind::Clsact, place)));
+    }
     Ok(Report {
-        attachments: attachments.collect(),
+        attachments,
         ..report(&store)?
     })
+}
+
+/// A program that an agent left.
+fn attachment(kind: Kind, (ifindex, interface, hook): (u32, String, Hook)) -> Attachment {
+    let role = match kind {
+        Kind::Tcx => "pinned",
+        Kind::Clsact => "filter",
+    };
+    Attachment {
+        interface,
+        ifindex,
+        role: role.to_owned(),
+        direction: direction_name(hook).to_owned(),
+        method: method_name(kind).to_owned(),
+        error: None,
+    }
 }
 
 /// The service ports that the pins hold.

@@ -197,7 +197,7 @@ pub struct Attachment {
     pub interface: String,
     /// Interface index.
     pub ifindex: u32,
-    /// Its role: uplink, tunnel, pod, steer0 or lo.
+    /// Its role: uplink, tunnel, pod, steer0 or lo; without an agent, `pinned` for a link and `filter` for a filter.
     pub role: String,
     /// `ingress` or `egress`.
     pub direction: String,

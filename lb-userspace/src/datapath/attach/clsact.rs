@@ -13,7 +13,7 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcO
 
 use super::{AttachError, Hook, Target};
 use crate::datapath::load::{ProgramName, Programs};
-use crate::datapath::netlink::errno;
+use crate::datapath::netlink::{Netlink, errno};
 use crate::datapath::run_dir::RunDir;
 
 /// The handle of all our filters.
@@ -37,6 +37,36 @@ impl Filter {
         let known = |name: &str| ProgramName::ALL.iter().any(|program| program.name() == name);
         self.handle == HANDLE && self.name.as_deref().is_some_and(known)
     }
+}
+
+/// Where a filter of ours is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterPlace {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Interface name.
+    pub ifname: String,
+    /// Direction.
+    pub hook: Hook,
+}
+
+/// Where filters of ours are in this network namespace: nothing else remembers them while no agent runs.
+///
+/// # Errors
+/// The kernel refuses to list them.
+pub async fn own_filters(netlink: &Netlink) -> Result<Vec<FilterPlace>, AttachError> {
+    let mut places = Vec::new();
+    for (ifindex, ifname) in netlink.interfaces().await.map_err(AttachError::ListInterfaces)? {
+        for hook in Hook::ALL {
+            let found = filters(netlink.handle(), ifindex, &ifname, hook).await?;
+            places.extend(found.iter().filter(|filter| filter.is_ours()).map(|_| FilterPlace {
+                ifindex,
+                ifname: ifname.clone(),
+                hook,
+            }));
+        }
+    }
+    Ok(places)
 }
 
 /// Makes sure that exactly one filter serves the target with its program.

@@ -22,6 +22,7 @@ use aya::programs::{ProgramError, TcAttachType};
 use serde::Serialize;
 use thiserror::Error;
 
+pub use clsact::{FilterPlace, own_filters};
 pub(super) use clsact::{filters, remove_filter, remove_own_qdisc};
 
 use super::interfaces::{Interface, InterfaceTable, Role};
@@ -120,6 +121,9 @@ pub enum AttachError {
         #[source]
         source: ProgramError,
     },
+    /// The interfaces cannot be listed.
+    #[error("cannot list the interfaces")]
+    ListInterfaces(#[source] rtnetlink::Error),
     /// The interface's filters cannot be listed.
     #[error("cannot list the filters of {ifname}")]
     ListFilters {
@@ -197,6 +201,7 @@ impl AttachError {
         match self {
             Self::Foreign { .. } | Self::Qdisc { .. } | Self::NoPriority { .. } => false,
             Self::List { .. }
+            | Self::ListInterfaces(_)
             | Self::ListFilters { .. }
             | Self::Attach { .. }
             | Self::Pin { .. }
