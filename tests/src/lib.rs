@@ -45,6 +45,7 @@ pub mod netfilter;
 pub mod netns;
 pub mod objects;
 pub mod packet;
+pub mod pinned_map;
 pub mod prog_run;
 pub mod tiny_program;
 pub mod traffic;
