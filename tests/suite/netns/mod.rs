@@ -26,5 +26,6 @@ mod tcp_attempts;
 mod tcp_flows;
 mod termination;
 mod topology;
+mod two_uplinks;
 mod udp_flows;
 mod vlan;
