@@ -15,6 +15,7 @@ mod ping;
 mod server;
 mod tcp;
 mod udp;
+mod udp_segments;
 mod udp_stream;
 
 pub use bulk::{BulkReport, bulk_transfer};
@@ -26,6 +27,7 @@ pub use ping::{PingError, PingReply, ping};
 pub use server::Server;
 pub use tcp::{distribution, tcp_request};
 pub use udp::{UdpKind, udp_distribution, udp_request, udp_request_of, udp_request_with};
+pub use udp_segments::udp_segments;
 pub use udp_stream::{UdpReport, UdpStream};
 
 use std::collections::BTreeMap;

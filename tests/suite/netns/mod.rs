@@ -28,4 +28,5 @@ mod termination;
 mod topology;
 mod two_uplinks;
 mod udp_flows;
+mod udp_segments;
 mod vlan;
