@@ -6,9 +6,9 @@
 //! | pod in | any other | kept | stack | pod out | stack |
 //! | uplink in | on this node | kept | stack | any out | stack |
 //! | uplink in | elsewhere | node, port of ours | route | any in | route |
-//! | steer0 out, from the host | the host | the frontend | steer0 | steer0 out | steer0 |
+//! | steer0 out | the host | the frontend, perhaps a port of ours | steer0 | steer0 out | steer0 |
 //! | steer0 out, from the host | any other | node, port of ours | route | any in | steer0 |
-//! | steer0 out, forwarded | any | node, port of ours | route | any in | route |
+//! | steer0 out, forwarded | any other | node, port of ours | route | any in | route |
 //! | lo out | the host | kept | stack | lo out | stack |
 //! | lo out | any other | node, port of ours | route | any in | loopback |
 
@@ -50,7 +50,8 @@ pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, backend_is_clien
         Hook::POD_IN if backend_is_client => (NewSource::Frontend, Way::Back),
         Hook::POD_IN => (NewSource::Keep, Way::Stack),
         Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 => (NewSource::Keep, Way::Stack),
-        Hook::STEER_OUT if sent_by_host && backend_flags & BACKEND_HOST != 0 => (NewSource::Frontend, Way::Steer),
+        // The host answers to the frontend, which leads here again, wherever the client is.
+        Hook::STEER_OUT if backend_flags & BACKEND_HOST != 0 => (NewSource::Frontend, Way::Steer),
         Hook::LO_OUT if backend_flags & BACKEND_HOST != 0 => (NewSource::Keep, Way::Stack),
         _ => (NewSource::Node, Way::Route),
     };
@@ -135,6 +136,14 @@ mod tests {
             (
                 Hook::STEER_OUT,
                 true,
+                BACKEND_HOST,
+                false,
+                (NewSource::Frontend, Way::Steer),
+                (Hook::STEER_OUT, Way::Steer),
+            ),
+            (
+                Hook::STEER_OUT,
+                false,
                 BACKEND_HOST,
                 false,
                 (NewSource::Frontend, Way::Steer),

@@ -29,4 +29,5 @@ mod topology;
 mod two_uplinks;
 mod udp_flows;
 mod udp_segments;
+mod unhooked;
 mod vlan;
