@@ -9,9 +9,11 @@ use core::ffi::c_void;
 use core::mem::size_of;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, bpf_redir_neigh};
+use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup as FibLookup, bpf_redir_neigh};
 use aya_ebpf::btf_maps::PerCpuArray;
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::helpers::generated::{
+    bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
+};
 use aya_ebpf::macros::btf_map;
 use lb_common::access::{Route, RouteKind, TableFamily};
 
@@ -148,6 +150,14 @@ pub(crate) fn transmit(ifindex: u32) -> i32 {
 pub(crate) fn receive(ifindex: u32) -> i32 {
     // SAFETY: scalars only.
     unsafe { bpf_redirect(ifindex, INGRESS) as i32 }
+}
+
+/// Puts `length` zeros before a packet without a link header: [`neighbour`] drops a packet that carries none, and takes off
+/// what it carries (`__bpf_redirect_neigh` in net/core/filter.c).
+#[inline(always)]
+pub(crate) fn prepend_link(ctx: *mut c_void, length: usize) -> bool {
+    // SAFETY: the program's context; pointers into the packet are made anew for every access.
+    unsafe { bpf_skb_change_head(ctx.cast::<__sk_buff>(), length as u32, 0) == 0 }
 }
 
 /// Sends the packet out of a device by way of a neighbour; the return value is the program's.

@@ -148,6 +148,10 @@ fn conclude<F: TableFamily>(
         jump(ctx, stage::ANSWER + F::V6 as u32);
         return missing(tables);
     }
+    if l3 == 0 && verdict.action == Action::Neighbour && !kernel::prepend_link(ctx.as_ptr(), ETHERNET) {
+        tables.count(Reason::RewriteFailed);
+        return SHOT;
+    }
     act::<F>(verdict)
 }
 

@@ -49,4 +49,5 @@ pub mod pinned_map;
 pub mod prog_run;
 pub mod tiny_program;
 pub mod traffic;
+pub mod tun;
 pub mod world;

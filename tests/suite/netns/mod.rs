@@ -7,6 +7,7 @@ mod from_the_node;
 mod hairpin;
 mod icmp;
 mod ip_mode;
+mod link_less;
 mod local_policy;
 mod network_policy;
 mod node_address;
