@@ -2,7 +2,8 @@
 //!
 //! [`exit`] decides before anything is written, so that a packet which cannot leave is answered or dropped untranslated;
 //! [`finish`] acts after the rewrite. A packet that we route ourselves skips the kernel's forwarding, so its MTU and time to
-//! live are checked here (RFC 791, RFC 1812 section 5.3.1, RFC 8200).
+//! live are checked here (RFC 791, RFC 1812 section 5.3.1, RFC 8200). One that is too big but may be fragmented is handed to the
+//! kernel at the loopback, translated: it forwards from there what has an address of this host as its source, and cuts it.
 
 use crate::access::{Packet, Route, RouteKind, TableFamily, Tables};
 use crate::flow::slot::{Rewrite, Way};
@@ -69,15 +70,40 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
             tables.config(config::STEER_IFINDEX) as u32,
             tables.config(config::STEER_MAC),
         ),
-        Way::Loopback => host(header, tables.config(config::LO_IFINDEX) as u32, 0),
+        Way::Loopback => loopback(tables, header),
         Way::Route => {
             let length = wire_length(packet, header);
-            via(
-                packet,
-                header,
-                &tables.route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length),
-            )
+            let route = tables.route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length);
+            if route.kind == RouteKind::TooBig && may_be_cut(packet, header) {
+                loopback(tables, header)
+            } else {
+                via(packet, header, &route)
+            }
         }
+    }
+}
+
+/// Into the host by the loopback.
+#[inline(always)]
+fn loopback<F: TableFamily, T: Tables>(tables: &T, header: &Header<F>) -> Exit<F> {
+    host(header, tables.config(config::LO_IFINDEX) as u32, 0)
+}
+
+/// True for a packet that routers may fragment (RFC 791; IPv6 has none).
+#[inline(always)]
+fn may_be_cut<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> bool {
+    const DONT_FRAGMENT: u16 = 0x4000;
+    let is_free = |half| u16::from_be(half) & DONT_FRAGMENT == 0;
+    !F::V6 && packet.half(header.l3 + 6).is_some_and(is_free)
+}
+
+/// The length that a way out must carry: [`wire_length`], or nothing where the packet may be cut.
+#[inline(always)]
+pub fn whole_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> u16 {
+    if may_be_cut(packet, header) {
+        0
+    } else {
+        wire_length(packet, header)
     }
 }
 
@@ -115,7 +141,7 @@ fn host<F: TableFamily>(header: &Header<F>, ifindex: u32, mac: u64) -> Exit<F> {
 
 /// Layer-3 length of the largest packet that this one becomes on the wire.
 #[inline(always)]
-pub fn wire_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> u16 {
+fn wire_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> u16 {
     let payload = packet.segment_payload();
     if payload == 0 {
         return header.length;

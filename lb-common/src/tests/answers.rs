@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use super::node::{
-    BACKEND_PORT, EMPTY, L3, LOCAL, Node, REMOTE, STEER, STEER_MAC, Sent, TCP, UNKNOWN, each_family, left_to_device,
-    transport,
+    BACKEND_PORT, EMPTY, L3, LO, LOCAL, Node, REMOTE, STEER, STEER_MAC, Sent, TCP, UNKNOWN, UPLINK, each_family,
+    left_to_device, transport,
 };
 use super::packet::{Checksum, Decoded, Packet, Transport, fragments};
 use super::translation::{client, look};
@@ -150,13 +150,7 @@ fn a_protocol_that_no_service_has_is_refused_with_the_eight_bytes_that_its_sende
 fn what_does_not_fit_the_way_out_is_told_its_mtu() {
     each_family(|node| {
         let at = node.at;
-        node.route(
-            Some(at.remote_pod()),
-            super::node::UPLINK,
-            at.gateway(),
-            Some(at.node()),
-            1400,
-        );
+        node.route(Some(at.remote_pod()), UPLINK, at.gateway(), Some(at.node()), 1400);
         let long = Packet::new(at.client(), at.lb())
             .tcp(PORT, REMOTE, "A")
             .payload(&[1; 1400]);
@@ -179,6 +173,30 @@ fn what_does_not_fit_the_way_out_is_told_its_mtu() {
         node.send_buffer(Hook::UPLINK_IN, L3, segments)
             .expect(Action::Transmit, Reason::TooBig);
     });
+}
+
+#[test]
+fn what_does_not_fit_the_way_out_but_may_be_cut_is_translated_and_left_to_the_kernel() {
+    let node = Node::standard(false);
+    let at = node.at;
+    node.route(Some(at.remote_pod()), UPLINK, at.gateway(), Some(at.node()), 1400);
+    let long = Packet::new(at.client(), at.lb()).udp(PORT, REMOTE).payload(&[1; 1400]);
+    node.send(Hook::UPLINK_IN, &long)
+        .expect(Action::Transmit, Reason::TooBig);
+    let sent = node.send(Hook::UPLINK_IN, &long.clone().may_fragment());
+    let decoded = sent.expect(Action::Receive, Reason::Forward).decoded();
+    assert_eq!(sent.outcome.ifindex, LO);
+    assert_eq!(decoded.link.as_ref().map(|link| link.destination), Some([0; 6]));
+    assert_eq!(
+        (decoded.ip.source, decoded.ip.destination),
+        (at.node(), at.remote_pod())
+    );
+    assert_eq!(decoded.ip.ttl, 64, "the kernel takes its own step");
+    assert!(decoded.sums_are_good());
+    // What fits goes its way at once.
+    let short = Packet::new(at.client(), at.lb()).udp(PORT, REMOTE).may_fragment();
+    node.send(Hook::UPLINK_IN, &short)
+        .expect(Action::Neighbour, Reason::Forward);
 }
 
 #[test]
@@ -211,7 +229,7 @@ fn a_reply_that_cannot_leave_is_answered_to_the_backend_as_the_backend_sent_it()
             .decoded()
             .source_port()
             .expect("a port");
-        node.route(None, super::node::UPLINK, at.gateway(), Some(at.node()), 1300);
+        node.route(None, UPLINK, at.gateway(), Some(at.node()), 1300);
         let reply = Packet::new(at.remote_pod(), at.node())
             .udp(BACKEND_PORT, port)
             .payload(&[1; 1300]);

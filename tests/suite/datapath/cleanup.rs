@@ -103,6 +103,7 @@ fn check_nothing_is_left(kind: Kind) {
         "interface steer0",
         "map flows_v4",
         "our value of net/ipv4/conf/lo/accept_local: it is 0 again",
+        "our value of net/ipv4/conf/lo/rp_filter: it is 0 again",
     ] {
         assert!(
             report.removed.iter().any(|removed| removed == what),

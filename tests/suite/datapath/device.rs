@@ -108,7 +108,7 @@ fn the_device_is_made_once_and_left_as_it_is() {
 }
 
 #[test]
-fn settings_are_made_and_the_one_outside_the_device_is_remembered() {
+fn settings_are_made_and_those_outside_the_device_are_remembered() {
     let (node, files) = node();
     node.sysctl("net.ipv6.conf.default.disable_ipv6", "1");
     ensure(&node, &files, None).expect("a device");
@@ -116,6 +116,7 @@ fn settings_are_made_and_the_one_outside_the_device_is_remembered() {
         ("net.ipv4.conf.steer0.rp_filter", "2"),
         ("net.ipv4.conf.steer1.forwarding", "0"),
         ("net.ipv4.conf.lo.accept_local", "1"),
+        ("net.ipv4.conf.lo.rp_filter", "2"),
         ("net.ipv6.conf.steer0.disable_ipv6", "0"),
         ("net.ipv6.conf.steer1.disable_ipv6", "1"),
     ] {
@@ -126,7 +127,13 @@ fn settings_are_made_and_the_one_outside_the_device_is_remembered() {
         .iter()
         .map(|note| (note.key.as_str(), note.value.as_str()))
         .collect();
-    assert_eq!(notes, [("net/ipv4/conf/lo/accept_local", "0")]);
+    assert_eq!(
+        notes,
+        [
+            ("net/ipv4/conf/lo/accept_local", "0"),
+            ("net/ipv4/conf/lo/rp_filter", "0")
+        ]
+    );
 }
 
 #[test]

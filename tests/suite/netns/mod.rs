@@ -1,6 +1,7 @@
 //! Real sockets through real agents: one file a feature. Each test has a world of its own.
 
 mod cluster_ip;
+mod cut;
 mod foreign_programs;
 mod from_outside;
 mod from_the_node;

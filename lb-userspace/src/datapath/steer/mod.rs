@@ -10,7 +10,8 @@
 //! | steer0 `disable_ipv6` 0 | IPv6 routes and replies, where the default for new devices is off |
 //! | steer0 `accept_ra` 0, both `addrgenmode none` | no addresses ever |
 //! | steer1 `disable_ipv6` 1, `forwarding` 0 | nothing is taken in there |
-//! | `lo` `accept_local` 1 (remembered) | replies of own NodePorts come in by lo from an own address |
+//! | `lo` `accept_local` 1 (remembered) | replies of own NodePorts come in by lo from an own address, as do packets that the kernel is to cut |
+//! | `lo` `rp_filter` 2 (remembered) | replies that the kernel is to cut come in by lo from VIPs, also under `all.rp_filter` 1 |
 //!
 //! MTU: the smallest of uplinks and tunnels, so that TCP's segments fit wherever the backend is; at least 1280 (IPv6).
 
@@ -41,7 +42,11 @@ const MTU_MIN: u32 = 1280;
 /// While there is neither uplink nor tunnel.
 const MTU_DEFAULT: u32 = 1500;
 
-const ACCEPT_LOCAL: &str = "net/ipv4/conf/lo/accept_local";
+/// Settings of the loopback, which was there before us.
+const REMEMBERED: [(&str, &str); 2] = [
+    ("net/ipv4/conf/lo/accept_local", "1"),
+    ("net/ipv4/conf/lo/rp_filter", "2"),
+];
 
 /// Why the device is not as it should be.
 #[derive(Debug, Error)]
@@ -114,7 +119,9 @@ impl SteerDevice {
         for (key, value) in SETTINGS {
             set(sysctl::ensure(key, value), key)?;
         }
-        set(sysctl::ensure_remembered(run_dir, ACCEPT_LOCAL, "1"), ACCEPT_LOCAL)?;
+        for (key, value) in REMEMBERED {
+            set(sysctl::ensure_remembered(run_dir, key, value), key)?;
+        }
         let mac = mac_of(&ends[0]).ok_or(SteerError::Vanished { name: STEER[0] })?;
         Ok(Self {
             ifindex: ends[0].header.index,
