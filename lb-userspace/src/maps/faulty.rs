@@ -2,13 +2,14 @@
 //!
 //! Steps are counted as a crash could separate them: each word of a write is one, every other changing call is one. At the
 //! chosen step [`Fault::Once`] refuses and then recovers; [`Fault::Dead`] lets nothing through from then on, which leaves the
-//! tables as a killed agent would.
+//! tables as a killed agent would; [`Fault::Killed`] is that kill.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lb_common::layout::Device;
+use nix::sys::signal::{Signal, raise};
 
 use super::{Grace, MapError, MapStore, SourceRange, Table, Words};
 
@@ -19,6 +20,8 @@ pub enum Fault {
     Once,
     /// Nothing changes any more.
     Dead,
+    /// The process is ended by SIGKILL.
+    Killed,
 }
 
 /// Wraps a store.
@@ -55,14 +58,17 @@ impl<S> FaultyStore<S> {
         let step = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
         let fails = self.at != 0
             && match self.fault {
-                Fault::Once => step == self.at,
+                Fault::Once | Fault::Killed => step == self.at,
                 Fault::Dead => step >= self.at,
             };
-        if fails {
-            Err(MapError::Injected { step })
-        } else {
-            Ok(())
+        if !fails {
+            return Ok(());
         }
+        if self.fault == Fault::Killed {
+            // There is no return from it.
+            let _never = raise(Signal::SIGKILL);
+        }
+        Err(MapError::Injected { step })
     }
 }
 

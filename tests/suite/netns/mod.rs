@@ -8,6 +8,7 @@ mod from_the_node;
 mod hairpin;
 mod icmp;
 mod ip_mode;
+mod killed;
 mod link_less;
 mod local_policy;
 mod network_policy;
