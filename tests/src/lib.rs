@@ -47,6 +47,7 @@ pub mod objects;
 pub mod packet;
 pub mod pinned_map;
 pub mod prog_run;
+mod syscall;
 pub mod tiny_program;
 pub mod traffic;
 pub mod tun;

@@ -17,15 +17,13 @@
 //!   [`FrameSocket::send_with`](crate::traffic::FrameSocket::send_with) instead, which asks the kernel for just these
 //!   states, and look at what leaves with a second socket.
 
-mod syscall;
-
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::programs::SchedClassifier;
 
 use crate::netns::Netns;
-use syscall::Run;
+use crate::syscall::Run;
 
 /// Return value of a tc program that goes on to the next program.
 pub const TC_ACT_UNSPEC: i32 = -1;
@@ -156,7 +154,7 @@ impl Input {
 }
 
 /// Size of `struct __sk_buff`.
-const CONTEXT_BYTES: usize = 192;
+pub(crate) const CONTEXT_BYTES: usize = 192;
 /// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`.
 const CHECKSUM_COMPLETE: u32 = 1 << 2;
 

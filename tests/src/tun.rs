@@ -1,9 +1,9 @@
 //! A cable between two namespaces whose ends are devices without a link header: two tun devices, and threads that carry
 //! packets from one to the other (Documentation/networking/tuntap.rst).
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::netns::Netns;
+use crate::syscall::open_tun;
 
 /// How long a carrier waits before it looks whether the cable is still there, in milliseconds.
 const LOOK: u16 = 20;
@@ -29,7 +30,7 @@ impl TunCable {
     #[track_caller]
     pub fn lay(ends: [(&Netns, &str); 2]) -> Self {
         let files = ends.map(|(netns, name)| {
-            let file = netns.run(|| open(name));
+            let file = netns.run(|| open_tun(name));
             let file = file.unwrap_or_else(|error| panic!("a tun device {name} in {}: {error}", netns.name()));
             netns.ip(&format!("link set {name} up"));
             Arc::new(file)
@@ -71,31 +72,4 @@ fn carry(mut from: &File, mut to: &File, gone: &AtomicBool) {
             drop(to.write(&packet[..length]));
         }
     }
-}
-
-/// `struct ifreq` with flags.
-#[repr(C)]
-struct Request {
-    name: [u8; libc::IFNAMSIZ],
-    flags: libc::c_short,
-    rest: [u8; 22],
-}
-
-/// Makes a tun device in the calling thread's namespace; it lives as long as the file is open.
-#[expect(unsafe_code, reason = "only ioctl(2) makes a tun device of an open file")]
-fn open(name: &str) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-    let mut request = Request {
-        name: [0; libc::IFNAMSIZ],
-        flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
-        rest: [0; 22],
-    };
-    let room = request.name.iter_mut().take(libc::IFNAMSIZ - 1);
-    room.zip(name.bytes()).for_each(|(place, byte)| *place = byte);
-    // SAFETY: the request is a whole `struct ifreq`, which is all that the call reads and writes.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(file)
 }

@@ -89,12 +89,12 @@ fn loopback<F: TableFamily, T: Tables>(tables: &T, header: &Header<F>) -> Exit<F
     host(header, tables.config(config::LO_IFINDEX) as u32, 0)
 }
 
-/// True for a packet that routers may fragment (RFC 791; IPv6 has none).
+/// True for a packet that routers may fragment (RFC 791; IPv6 has none), and that the host can be given: with a link header.
 #[inline(always)]
 fn may_be_cut<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> bool {
     const DONT_FRAGMENT: u16 = 0x4000;
     let is_free = |half| u16::from_be(half) & DONT_FRAGMENT == 0;
-    !F::V6 && packet.half(header.l3 + 6).is_some_and(is_free)
+    !F::V6 && header.l3 != 0 && packet.half(header.l3 + 6).is_some_and(is_free)
 }
 
 /// The length that a way out must carry: [`wire_length`], or nothing where the packet may be cut.

@@ -39,7 +39,7 @@ const UNSAFE: [&str; 8] = [
     "lb-ebpf/bench/main.rs",
     "lb-userspace/src/maps/mmap.rs",
     "lb-userspace/src/maps/syscall.rs",
-    "tests/src/prog_run/syscall.rs",
+    "tests/src/syscall.rs",
 ];
 
 /// Unsafe code of one form in further files: declarations that the kernel needs, and aya's mark of plain data.

@@ -1,12 +1,12 @@
 //! What pinned maps hold, byte for byte, whatever their types and sizes are. Per-CPU maps cannot be read this way.
 
-mod syscall;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use aya::maps::MapData;
+
+use crate::syscall::lookup_batch;
 
 /// Entries of a map: values by key.
 pub type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -32,7 +32,7 @@ fn entries(pin: &Path) -> Entries {
     let mut entries = Entries::new();
     let mut from = None;
     loop {
-        let batch = syscall::lookup_batch(&map, from.as_deref());
+        let batch = lookup_batch(&map, from.as_deref());
         let batch = batch.unwrap_or_else(|error| panic!("read {}: {error}", pin.display()));
         let filled = batch.entries.into_iter();
         entries.extend(filled.filter(|(_, value)| value.iter().any(|byte| *byte != 0)));
