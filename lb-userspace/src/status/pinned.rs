@@ -47,7 +47,7 @@ pub enum PinnedError {
     Socket(#[source] std::io::Error),
     /// The filters cannot be listed.
     #[error(transparent)]
-    Filters(#[from] AttachError),
+    Filters(#[from] Box<AttachError>),
 }
 
 /// Opens the maps pinned in `pin_dir`.
@@ -69,7 +69,7 @@ pub async fn report_from_pins(places: &Places) -> Result<Report, PinnedError> {
     let mut attachments: Vec<Attachment> = links.map(|place| attachment(Kind::Tcx, place)).collect();
     if RunDir::new(&places.run_dir).is_this_netns() {
         let netlink = Netlink::open().map_err(PinnedError::Socket)?;
-        let filters = own_filters(&netlink).await?.into_iter();
+        let filters = own_filters(&netlink).await.map_err(Box::new)?.into_iter();
         let filters = filters.map(|filter| (filter.ifindex, filter.ifname, filter.hook));
         attachments.extend(filters.map(|place| attachment(Kind::Clsact, place)));
     }

@@ -21,12 +21,12 @@ pub fn udp_segments(
     timeout: Duration,
 ) -> Result<BTreeMap<String, usize>, ConnectError> {
     let to = to.into();
-    from.as_ref().run(|| exchange(to, length.into(), count, timeout))
+    from.as_ref().run(|| exchange(to, length, count, timeout))
 }
 
 fn exchange(
     to: SocketAddr,
-    length: usize,
+    length: u16,
     count: usize,
     timeout: Duration,
 ) -> Result<BTreeMap<String, usize>, ConnectError> {
@@ -35,7 +35,7 @@ fn exchange(
     let socket = send(to, length, count, timeout).map_err(|error| failed(&error))?;
     let mut open: Vec<bool> = vec![true; count];
     let mut answers = BTreeMap::new();
-    let mut buffer = vec![0; length + 1024];
+    let mut buffer = vec![0; usize::from(length) + 1024];
     while open.contains(&true) {
         let (received, source) = socket.recv_from(&mut buffer).map_err(|error| {
             let missing = open.iter().filter(|open| **open).count();
@@ -68,11 +68,11 @@ fn exchange(
     Ok(answers)
 }
 
-fn send(to: SocketAddr, length: usize, count: usize, timeout: Duration) -> std::io::Result<UdpSocket> {
+fn send(to: SocketAddr, length: u16, count: usize, timeout: Duration) -> std::io::Result<UdpSocket> {
     let socket = UdpSocket::bind(unspecified(to))?;
     socket.set_read_timeout(Some(timeout))?;
     report_errors(&socket, to.is_ipv6())?;
-    setsockopt(&socket, sockopt::UdpGsoSegment, &(length as i32))?;
+    setsockopt(&socket, sockopt::UdpGsoSegment, &i32::from(length))?;
     socket.connect(to)?;
     let all: Vec<u8> = (0..count).flat_map(|number| datagram(number, length)).collect();
     socket.send(&all)?;
@@ -80,8 +80,8 @@ fn send(to: SocketAddr, length: usize, count: usize, timeout: Duration) -> std::
 }
 
 /// The datagram of a number: the number, then bytes that depend on it.
-fn datagram(number: usize, length: usize) -> Vec<u8> {
+fn datagram(number: usize, length: u16) -> Vec<u8> {
     let mut bytes = (number as u16).to_be_bytes().to_vec();
-    bytes.extend((bytes.len()..length).map(|at| (number * 7 + at) as u8));
+    bytes.extend((bytes.len()..length.into()).map(|at| (number * 7 + at) as u8));
     bytes
 }

@@ -6,6 +6,7 @@
 //!                   └ lan1 ── eth1 ┘         node 1's way to node 2's pods by eth1
 //! ```
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use lb_tests::assert::OnFailure;
@@ -40,7 +41,8 @@ fn add_uplinks(world: &World) {
         .to_owned();
     for node in world.nodes() {
         let (name, netns) = (&node.name, node.ns.name());
-        fabric += &format!(
+        _ = write!(
+            fabric,
             "link add q-{name} type veth peer name eth1 address 02:32:00:00:01:{:02x} netns {netns}\n\
              link set q-{name} master lan1 up\n",
             node.number
