@@ -30,6 +30,8 @@ use crate::report::{Report, Row};
 const SIZES: [usize; 4] = [1, 1_000, 64_000, MOST_FLOWS];
 /// Packets of a row.
 const PACKETS: u32 = 1 << 20;
+/// Refusals of a row: fewer than a second may have.
+const REFUSALS: u32 = 1 << 17;
 /// Bytes of a frame.
 const LENGTH: usize = 96;
 /// Services beside the one that is measured.
@@ -111,6 +113,13 @@ impl Traffic {
     fn destination_port(self, port: u16) -> Sign {
         self.port(6, port)
     }
+
+    /// The destination's port is a backend's.
+    fn to_a_backend(self) -> Sign {
+        let mut sign = self.destination_port(BACKEND_PORT);
+        sign.mask[7] = 0xf0;
+        sign
+    }
 }
 
 /// The ends of every flow's packets: forward and back.
@@ -162,7 +171,7 @@ fn one_round(scene: &Scene, ifindex: u32, all: &mut All) -> Result<()> {
                 let empty = programs.packets(&nothing, &first, flows as u64, repeat(flows), None)?;
                 note(format!("empty {name} {flows}"), empty);
             }
-            let out = traffic.destination_port(BACKEND_PORT);
+            let out = traffic.to_a_backend();
             let new = programs.packets(&incoming, &first, MOST_FLOWS as u64, PACKETS, Some(out))?;
             note(format!("new {name}"), new);
 
@@ -253,7 +262,7 @@ fn refused(
         &[(client(traffic.v6, 0), SocketAddr::new(cluster, PORT))],
     );
     let sign = traffic.source_port(PORT);
-    let cost = programs.packets(incoming, &frames.first(), 1, PACKETS, Some(sign))?;
+    let cost = programs.packets(incoming, &frames.first(), 1, REFUSALS, Some(sign))?;
     note(format!("refused {}", traffic.name()), cost);
     Ok(())
 }
@@ -271,7 +280,7 @@ fn hot_flows(scene: &Scene, ifindex: u32, label: &str, all: &mut All) -> Result<
     let ends: Ends = (0..HOT)
         .map(|number| (client(false, number), frontend(false)))
         .collect();
-    let sign = traffic.destination_port(BACKEND_PORT);
+    let sign = traffic.to_a_backend();
     for (flags, name) in [("S", "opened"), ("A", "hot")] {
         let frames = Frames::new(false, Kind::Tcp(flags), LENGTH);
         lay_out(&programs, &frames, &ends);

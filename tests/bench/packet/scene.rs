@@ -14,12 +14,15 @@ use steerway::maps::{BpfStore, MapStore as _, Table};
 
 /// The Service's port.
 const PORT: u16 = 80;
-/// The backends' port.
-pub(super) const BACKEND_PORT: u16 = 8080;
-/// Backends of the Service: enough for a million flows with the node's ports.
-const BACKENDS: u8 = 200;
-/// Flows of each family that the table is made for.
+/// The backends' ports begin here; they differ in the last four bits.
+pub(super) const BACKEND_PORT: u16 = 0x1f90;
+/// Ports of a backend's address, and addresses: so many that a million flows find ports of the node in few tries.
+const PORTS: u16 = 8;
+const HOSTS: u8 = 200;
+/// Most flows at once.
 pub(super) const MOST_FLOWS: usize = 1 << 20;
+/// Flows that the table is made for: in one for just as many, some of a million that nobody has answered displace others.
+const TABLE_FLOWS: usize = 2 * MOST_FLOWS;
 
 /// The scene. The agent goes before the world.
 pub(super) struct Scene {
@@ -49,16 +52,18 @@ impl Scene {
             .load_balancer_ip(&balancer(true).to_string());
         folder.put(&bench);
         for v6 in [false, true] {
-            folder.put(&(1..=BACKENDS).fold(empty_slice("bench", v6), |object, host| {
-                object.endpoint(backend(v6, host)).node("node2")
-            }));
+            for number in 0..PORTS {
+                let port = BACKEND_PORT + number;
+                let object = empty_slice("bench", &format!("{number}"), v6, port);
+                folder.put(&(1..=HOSTS).fold(object, |object, host| object.endpoint(backend(v6, host)).node("node2")));
+            }
         }
         folder.write("others.yaml", &other_services(others));
-        let flows = MOST_FLOWS.to_string();
+        let flows = TABLE_FLOWS.to_string();
         let mut agent = Agent::start(
             world.node(1),
             &folder,
-            &["--flow-entries", &flows, "--answer-rate", "4000000000"],
+            &["--flow-entries", &flows, "--answer-rate", "1000000"],
         );
         agent.wait_ready();
         let store = BpfStore::open(&agent.pin_dir().join("maps")).context("the agent's maps")?;
@@ -100,7 +105,7 @@ fn other_services(count: u16) -> String {
             .cluster_ip(&Ipv4Addr::new(10, 97, high, low).to_string())
             .port("tcp", PORT, "TCP")
             .target_port(BACKEND_PORT);
-        let endpoints = (1..=10).fold(empty_slice(&name, false), |object, host| {
+        let endpoints = (1..=10).fold(empty_slice(&name, "0", false, BACKEND_PORT), |object, host| {
             object.endpoint(Ipv4Addr::new(10, 128 + high, low, host)).node("node2")
         });
         text += &documents(&[&other, &endpoints]);
@@ -109,12 +114,11 @@ fn other_services(count: u16) -> String {
 }
 
 /// A slice of a Service, without endpoints.
-fn empty_slice(name: &str, v6: bool) -> SliceObject {
-    let object = slice("default", &format!("{name}-{}", if v6 { "v6" } else { "v4" }), name);
+fn empty_slice(service: &str, number: &str, v6: bool, port: u16) -> SliceObject {
+    let family = if v6 { "v6" } else { "v4" };
+    let object = slice("default", &format!("{service}-{family}-{number}"), service);
     let object = if v6 { object.v6() } else { object.v4() };
-    object
-        .port_of("tcp", BACKEND_PORT, "TCP")
-        .port_of("udp", BACKEND_PORT, "UDP")
+    object.port_of("tcp", port, "TCP").port_of("udp", port, "UDP")
 }
 
 /// The LoadBalancer IP.
