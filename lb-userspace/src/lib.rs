@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! source ──Snapshot──► model ──DesiredState──► plan ──ordered ops──► maps (pinned)
-//! (folder)             (pure)                  (pure)                  │
+//! (folder, kubernetes) (pure)                  (pure)                  │
 //!                └──────────── reconcile joins them ────────────┘      ▼  kernel programs read
 //! ```
 //!

@@ -12,8 +12,8 @@ const WORKERS: usize = 2;
 
 /// Run the agent of this node
 ///
-/// Reads Services, EndpointSlices and this node's Node object from a source and keeps the kernel's forwarding as they say,
-/// in the network namespace that it is started in. What this node lacks for now (its Node object, addresses, a default route,
+/// Reads Services, EndpointSlices and this node's Node object from an API server or a folder and keeps the kernel's
+/// forwarding as they say, in the network namespace that it is started in. What this node lacks for now (its Node object, addresses, a default route,
 /// interfaces) it waits for; `steerway status` says what. SIGTERM ends the agent and leaves forwarding in place.
 ///
 /// Each setting may also be given by its environment variable, or by its field in the file of --config: the flag's name in
@@ -21,7 +21,8 @@ const WORKERS: usize = 2;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 after SIGTERM or SIGINT; 1 when the agent cannot start; 2 for wrong settings.\n\n\
-    Example:\n  steerway run --folder /etc/steerway/objects --cluster-cidr 10.244.0.0/16,fd00:10:244::/48"
+    Examples:\n  steerway run --source kubernetes --kubeconfig /etc/kubernetes/steerway.conf\n  \
+    steerway run --folder /etc/steerway/objects --cluster-cidr 10.244.0.0/16,fd00:10:244::/48"
 )]
 pub(super) struct Options {
     #[command(flatten)]

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::model::NodePortAddresses;
+use crate::source::kubernetes::Access;
 
 pub use file::{API_VERSION, KIND};
 pub use settings::{Layer, Place, SETTINGS, Section, Setting, Settings, Shape, environment};
@@ -84,6 +85,8 @@ impl fmt::Display for ConfigErrors {
 pub enum Source {
     /// Files in a folder.
     Folder(PathBuf),
+    /// An API server.
+    Kubernetes(Access),
 }
 
 /// How TCP connections are refused.
@@ -297,14 +300,33 @@ impl Places {
 
 fn source(read: &mut parse::Reader<'_>) -> Source {
     let folder = read.optional("folder", parse::path);
-    read.one("source", (), |text| parse::word(text, &[("folder", ())]));
-    if folder.is_none() {
+    let kubeconfig = read.optional("kubeconfig", parse::path);
+    let server = read.optional("api-server", parse::api_server);
+    let kubernetes = read.one("source", false, |text| {
+        parse::word(text, &[("folder", false), ("kubernetes", true)])
+    });
+    if !kubernetes {
+        if folder.is_none() {
+            read.missing(
+                "folder",
+                "name a folder of Kubernetes YAML or JSON files, for example --folder /etc/steerway/objects",
+            );
+        }
+        return Source::Folder(folder.unwrap_or_default());
+    }
+    if let Some(file) = kubeconfig {
+        return Source::Kubernetes(Access::Kubeconfig { file, server });
+    }
+    if server.is_none() {
         read.missing(
-            "folder",
-            "name a folder of Kubernetes YAML or JSON files, for example --folder /etc/steerway/objects",
+            "api-server",
+            "name the API server's own address, for example --api-server https://192.0.2.1:6443, or give a --kubeconfig; \
+             the address in a pod's environment is a ClusterIP, which this agent has to serve first",
         );
     }
-    Source::Folder(folder.unwrap_or_default())
+    Source::Kubernetes(Access::ServiceAccount {
+        server: server.unwrap_or_default(),
+    })
 }
 
 fn node_name(read: &mut parse::Reader<'_>, host_name: Option<&str>) -> String {

@@ -133,9 +133,21 @@ pub(super) fn truth(text: &str) -> Result<bool, Fix> {
 pub(super) fn path(text: &str) -> Result<PathBuf, Fix> {
     let path = PathBuf::from(text);
     if text.is_empty() {
-        return Err("name a folder".to_owned());
+        return Err("name a folder or file".to_owned());
     }
     std::path::absolute(path).map_err(|e| format!("use an absolute path ({e})"))
+}
+
+/// The URL of an API server.
+pub(super) fn api_server(text: &str) -> Result<String, Fix> {
+    let fix = || "use a URL with the server's own address, for example https://192.0.2.1:6443".to_owned();
+    let url: http::Uri = text.parse().map_err(|_| fix())?;
+    let usable = matches!(url.scheme_str(), Some("https" | "http")) && url.host().is_some_and(|host| !host.is_empty());
+    if usable && url.query().is_none() {
+        Ok(text.to_owned())
+    } else {
+        Err(fix())
+    }
 }
 
 /// A prefix; a bare address stands for itself. Host bits are an error: they hint at a mistake in the length.

@@ -124,7 +124,7 @@ pub const SETTINGS: &[Setting] = &[
         Value,
         "SOURCE",
         "folder",
-        "Where Services, EndpointSlices and Nodes come from: folder",
+        "Where Services, EndpointSlices and Nodes come from: folder or kubernetes (an API server)",
     ),
     setting(
         Cluster,
@@ -133,6 +133,22 @@ pub const SETTINGS: &[Setting] = &[
         "DIR",
         "",
         "Folder of Kubernetes YAML or JSON files that the source `folder` reads and watches",
+    ),
+    setting(
+        Cluster,
+        "kubeconfig",
+        Value,
+        "FILE",
+        "",
+        "Kubeconfig by which the source `kubernetes` reaches the API server [default: the ServiceAccount of the agent's pod]",
+    ),
+    setting(
+        Cluster,
+        "api-server",
+        Value,
+        "URL",
+        "",
+        "Address of the API server, never a ClusterIP: those are served by this agent; needed without a kubeconfig, and stronger than the kubeconfig's",
     ),
     setting(
         Cluster,

@@ -137,6 +137,37 @@ fn all_missing_settings_are_named_at_once() {
 }
 
 #[test]
+fn the_api_server_is_named_by_a_kubeconfig_or_by_its_own_address() {
+    let source = |flags: &[(&'static str, &[&str])]| {
+        let mut all = vec![("source", &["kubernetes"][..])];
+        all.extend_from_slice(flags);
+        config(&all).map(|config| config.source)
+    };
+    let server = "https://192.0.2.1:6443".to_owned();
+    assert_eq!(
+        source(&[("kubeconfig", &["/k"]), ("api-server", &[&server])]).unwrap(),
+        Source::Kubernetes(Access::Kubeconfig {
+            file: "/k".into(),
+            server: Some(server.clone())
+        })
+    );
+    assert_eq!(
+        source(&[("api-server", &[&server])]).unwrap(),
+        Source::Kubernetes(Access::ServiceAccount { server })
+    );
+    let text = source(&[]).unwrap_err().to_string();
+    assert!(
+        text.starts_with("--api-server is missing: ") && text.contains("ClusterIP"),
+        "{text}"
+    );
+    wrong(
+        "api-server",
+        "192.0.2.1:6443",
+        "--api-server: \"192.0.2.1:6443\" is wrong: use a URL with the server's own address, for example https://192.0.2.1:6443",
+    );
+}
+
+#[test]
 fn an_unreadable_file_is_named() {
     let text = gather(Layer::new(), Some(Path::new("/nonexistent/c.yaml")), no_variable)
         .unwrap_err()

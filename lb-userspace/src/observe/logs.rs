@@ -6,8 +6,8 @@
 use std::io::{self, IsTerminal as _};
 
 use thiserror::Error;
-use tracing::Subscriber;
-use tracing_subscriber::filter::LevelFilter;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry, registry};
@@ -35,11 +35,21 @@ where
         .with_writer(writer)
         .with_ansi(colours)
         .with_target(false);
-    let level = LevelFilter::from_level(log.level);
+    let level = filter(log.level);
     match log.format {
         LogFormat::Text => Box::new(registry().with(layer.with_filter(level))),
         LogFormat::Json => Box::new(registry().with(layer.json().flatten_event(true).with_filter(level))),
     }
+}
+
+/// Lines up to a level. kube's client logs each failed request as an error of its own, which the source tells once and by kind.
+fn filter(level: Level) -> Targets {
+    let of_client = if level > Level::INFO {
+        LevelFilter::from_level(level)
+    } else {
+        LevelFilter::OFF
+    };
+    Targets::new().with_default(level).with_target("kube_client", of_client)
 }
 
 #[cfg(test)]
@@ -66,11 +76,12 @@ mod tests {
         let writer = buffer.clone();
         let log = Log {
             format,
-            level: tracing::Level::INFO,
+            level: Level::INFO,
         };
         tracing::subscriber::with_default(subscriber(log, move || writer.clone(), false), || {
             tracing::info!(iface = "eth0", ops = 3, "attached");
             tracing::debug!("not told");
+            tracing::error!(target: "kube_client::client::builder", "told by the source");
         });
         String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }

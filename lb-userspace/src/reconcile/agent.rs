@@ -27,7 +27,7 @@ use crate::datapath::pins::{PinDir, PinError, PinLock};
 use crate::datapath::probe::Features;
 use crate::datapath::run_dir::RunDir;
 use crate::maps::{BpfStore, MapStore, OpenError};
-use crate::source::folder;
+use crate::source::{folder, kubernetes};
 use crate::status::{Board, Identity, ListenError, Server, State};
 
 /// How long a start waits for another agent of the pin folder to end.
@@ -124,16 +124,27 @@ impl Agent {
         run_dir.write_owner(std::process::id()).map_err(in_run_dir)?;
         run_dir.write_netns().map_err(in_run_dir)?;
 
-        let Source::Folder(path) = &config.source;
-        let source = folder::start(path.clone(), config.node_name.as_str().into());
+        let node_name = config.node_name.as_str();
+        let (source, source_kind, source_location) = match &config.source {
+            Source::Folder(path) => (
+                folder::start(path.clone(), node_name.into()),
+                "folder",
+                path.display().to_string(),
+            ),
+            Source::Kubernetes(access) => (
+                kubernetes::start(access.clone(), node_name),
+                "kubernetes",
+                access.to_string(),
+            ),
+        };
         let state = watch::Sender::new(State::starting());
         let identity = Identity {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             node_name: config.node_name.clone(),
             started,
-            source_kind: "folder".to_owned(),
-            source_location: path.display().to_string(),
+            source_kind: source_kind.to_owned(),
+            source_location,
         };
         let board = Arc::new(Board::new(identity, state.subscribe(), source.handle()));
         tokio::spawn(Server::bind(run_dir.root())?.serve(Arc::clone(&board)));

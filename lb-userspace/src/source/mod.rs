@@ -5,6 +5,7 @@
 //! for good: what it cannot read it reports, and keeps the last good objects. It decides nothing about traffic.
 
 pub mod folder;
+pub mod kubernetes;
 
 use std::sync::Arc;
 

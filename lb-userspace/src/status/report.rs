@@ -148,7 +148,7 @@ impl Cause {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SourceState {
-    /// `folder`.
+    /// `folder` or `kubernetes`.
     pub kind: String,
     /// Where it reads.
     pub location: String,
