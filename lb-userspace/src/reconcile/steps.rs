@@ -149,6 +149,7 @@ impl<H: Host> Reconciler<H> {
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
             vips: &published.routed,
+            ranges: &published.desired.service_cidrs,
             local: &table.local_addresses,
             may_go: Some(&may_go),
             source_v4: source_v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),

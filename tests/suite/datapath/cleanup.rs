@@ -76,6 +76,7 @@ fn install(site: &Site, kind: Kind) {
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
             vips: &vips,
+            ranges: &[],
             local: &local,
             may_go: None,
             source_v4: None,

@@ -188,6 +188,7 @@ fn a_host_process_reaches_vips_by_steer0_with_the_node_s_address_whatever_rp_fil
             let needs = RouteNeeds {
                 steer_ifindex: device.ifindex,
                 vips: &vips.into_iter().collect(),
+                ranges: &[],
                 local: &local,
                 may_go: None,
                 source_v4: Some("198.51.100.1".parse().unwrap()),
@@ -233,6 +234,7 @@ fn what_no_program_took_dies_at_the_far_end() {
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
             vips: &vips,
+            ranges: &[],
             local: &local,
             may_go: None,
             source_v4: None,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use lb_tests::netns::Netns;
 use steerway::datapath::netlink::Netlink;
 use steerway::datapath::run_dir::RunDir;
@@ -42,10 +43,21 @@ fn set(addresses: &[&str]) -> BTreeSet<IpAddr> {
 }
 
 async fn sync(routes: &mut VipRoutes, node: &Node, vips: &BTreeSet<IpAddr>, source: [u8; 4]) -> RouteReport {
+    sync_with_ranges(routes, node, vips, &[], source).await
+}
+
+async fn sync_with_ranges(
+    routes: &mut VipRoutes,
+    node: &Node,
+    vips: &BTreeSet<IpAddr>,
+    ranges: &[IpNet],
+    source: [u8; 4],
+) -> RouteReport {
     let local = table().await.local_addresses;
     let needs = RouteNeeds {
         steer_ifindex: node.steer_ifindex,
         vips,
+        ranges,
         local: &local,
         may_go: None,
         source_v4: Some(Ipv4Addr::from(source)),
@@ -153,6 +165,39 @@ fn routes_of_others_are_left_alone_and_named() {
     });
     assert_eq!(ours(&node), [""; 0]);
     assert!(node.netns.ip("route show").contains("10.96.0.7 dev up0 proto static"));
+}
+
+#[test]
+fn ranges_get_routes_that_give_way_to_somebody_elses() {
+    let node = node();
+    let ranges: Vec<IpNet> = ["10.96.0.0/16", "fd00:96::/112"]
+        .map(|range| range.parse().expect("a range"))
+        .into();
+    block_in(&node.netns, || async {
+        let mut routes = VipRoutes::new().expect("netlink");
+        let vips = set(&["10.96.0.0", "10.96.0.1"]);
+        let report = sync_with_ranges(&mut routes, &node, &vips, &ranges, [192, 0, 2, 1]).await;
+        assert_eq!(report.added, 4, "{report:?}");
+        assert_eq!(
+            ours(&node),
+            [
+                "10.96.0.0 dev steer0 scope link src 192.0.2.1",
+                "10.96.0.0/16 dev steer0 scope link src 192.0.2.1 metric 4294967294",
+                "10.96.0.1 dev steer0 scope link src 192.0.2.1",
+                "fd00:96::/112 dev steer0 src fd00::1 metric 4294967294 pref medium",
+            ]
+        );
+        // Another agent finds them again.
+        let mut routes = VipRoutes::new().expect("netlink");
+        let report = sync_with_ranges(&mut routes, &node, &vips, &ranges, [192, 0, 2, 1]).await;
+        assert_eq!(report, RouteReport::default());
+        node.netns.ip("route add 10.96.0.0/16 dev up0 metric 100");
+        assert!(node.netns.ip("route get 10.96.7.7").contains("dev up0"));
+        assert!(node.netns.ip("route get 10.96.0.1").contains("dev steer0"));
+        let report = sync_with_ranges(&mut routes, &node, &vips, &ranges[1..], [192, 0, 2, 2]).await;
+        assert_eq!((report.removed, report.changed), (1, 2), "{report:?}");
+    });
+    assert!(node.netns.ip("route show").contains("10.96.0.0/16 dev up0"));
 }
 
 #[test]

@@ -1,14 +1,17 @@
-//! Routes of all VIPs to steer0, kept in step with a wanted set.
+//! Routes of all VIPs, and of the ranges that VIPs are allocated from, to steer0, kept in step with a wanted set.
 //!
 //! `VIP/32 | VIP/128 dev steer0 src <address of the node> proto 83`: the protocol number is the mark of ownership, so routes of
 //! ours survive the agent, are found again, and nobody else's is ever touched. Addresses that the node itself has get none.
-//! Thousands of changes are in flight at once. Sources: rtnetlink(7), ip-route(8).
+//! A range's route catches what no VIP's does: addresses that are allocated to nobody, which no program takes from steer0, so
+//! that they are dropped there (kube-proxy's nftables mode drops them, too). It has the highest metric, so that a route of
+//! somebody else for the same range goes before. Thousands of changes are in flight at once. Sources: rtnetlink(7), ip-route(8).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -21,6 +24,9 @@ use crate::datapath::netlink::{Netlink, errno};
 
 /// Our number among routing protocols; unused in iproute2's list.
 pub(crate) const PROTOCOL: u8 = 83;
+
+/// Metric of the ranges' routes.
+const RANGE_METRIC: u32 = u32::MAX - 1;
 
 /// Requests in flight.
 const IN_FLIGHT: usize = 256;
@@ -36,8 +42,8 @@ pub enum RouteError {
     Change {
         /// How many.
         failed: usize,
-        /// The first of them.
-        address: IpAddr,
+        /// The destination of the first of them.
+        address: IpNet,
         /// Its cause.
         #[source]
         source: rtnetlink::Error,
@@ -51,6 +57,8 @@ pub struct RouteNeeds<'a> {
     pub steer_ifindex: u32,
     /// VIPs.
     pub vips: &'a BTreeSet<IpAddr>,
+    /// Ranges that VIPs are allocated from.
+    pub ranges: &'a [IpNet],
     /// Addresses of the node's interfaces: they get no route, and only they can be sources.
     pub local: &'a BTreeSet<IpAddr>,
     /// Of the routes that no VIP needs, those that may go: the others are left over. `None`: all may.
@@ -81,17 +89,17 @@ type Route = (u32, Option<IpAddr>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Op {
-    Add(IpAddr, Route),
-    Change(IpAddr, Route),
-    Remove(IpAddr),
+    Add(IpNet, Route),
+    Change(IpNet, Route),
+    Remove(IpNet),
 }
 
 /// Keeps the routes; remembers what it did, so that a small change costs little.
 #[derive(Debug)]
 pub struct VipRoutes {
     netlink: Netlink,
-    known: Option<BTreeMap<IpAddr, Route>>,
-    conflicts: BTreeSet<IpAddr>,
+    known: Option<BTreeMap<IpNet, Route>>,
+    conflicts: BTreeSet<IpNet>,
 }
 
 impl VipRoutes {
@@ -128,7 +136,7 @@ impl VipRoutes {
         self.conflicts.retain(|vip| wanted.contains_key(vip));
         let ops = plan(&known, &wanted, &self.conflicts, needs.may_go);
         let mut report = RouteReport::default();
-        let mut failed: Option<(usize, IpAddr, rtnetlink::Error)> = None;
+        let mut failed: Option<(usize, IpNet, rtnetlink::Error)> = None;
         let mut results = stream::iter(ops).map(|op| run(&handle, op)).buffer_unordered(IN_FLIGHT);
         while let Some((op, result)) = results.next().await {
             let (Op::Add(address, _) | Op::Change(address, _) | Op::Remove(address)) = op;
@@ -162,9 +170,10 @@ impl VipRoutes {
                 source,
             });
         }
-        report.left_over = known.keys().filter(|vip| !wanted.contains_key(vip)).copied().collect();
+        let left_over = known.keys().filter(|vip| !wanted.contains_key(vip));
+        report.left_over = left_over.filter_map(single).collect();
         self.known = Some(known);
-        report.conflicts = self.conflicts.iter().copied().collect();
+        report.conflicts = self.conflicts.iter().filter_map(single).collect();
         Ok(report)
     }
 }
@@ -188,24 +197,28 @@ pub(in crate::datapath) async fn remove_all(handle: &Handle) -> Result<usize, Ro
     Ok(removed)
 }
 
-fn wanted(needs: &RouteNeeds<'_>) -> BTreeMap<IpAddr, Route> {
-    let source = |vip: &IpAddr| match vip {
-        IpAddr::V4(_) => needs.source_v4.map(IpAddr::V4),
-        IpAddr::V6(_) => needs.source_v6.map(IpAddr::V6),
+/// The address of a destination that is no range.
+fn single(destination: &IpNet) -> Option<IpAddr> {
+    (destination.prefix_len() == destination.max_prefix_len()).then(|| destination.addr())
+}
+
+fn wanted(needs: &RouteNeeds<'_>) -> BTreeMap<IpNet, Route> {
+    let source = |destination: &IpNet| match destination {
+        IpNet::V4(_) => needs.source_v4.map(IpAddr::V4),
+        IpNet::V6(_) => needs.source_v6.map(IpAddr::V6),
     };
     // The kernel refuses a source that it does not have.
-    let usable = |vip: &IpAddr| source(vip).filter(|address| needs.local.contains(address));
-    needs
-        .vips
-        .difference(needs.local)
-        .map(|vip| (*vip, (needs.steer_ifindex, usable(vip))))
+    let usable = |destination: &IpNet| source(destination).filter(|address| needs.local.contains(address));
+    let vips = needs.vips.difference(needs.local).map(|vip| IpNet::from(*vip));
+    vips.chain(needs.ranges.iter().copied())
+        .map(|destination| (destination, (needs.steer_ifindex, usable(&destination))))
         .collect()
 }
 
 fn plan(
-    known: &BTreeMap<IpAddr, Route>,
-    wanted: &BTreeMap<IpAddr, Route>,
-    conflicts: &BTreeSet<IpAddr>,
+    known: &BTreeMap<IpNet, Route>,
+    wanted: &BTreeMap<IpNet, Route>,
+    conflicts: &BTreeSet<IpNet>,
     may_go: Option<&BTreeSet<IpAddr>>,
 ) -> Vec<Op> {
     let made = wanted.iter().filter_map(|(&vip, &route)| match known.get(&vip) {
@@ -214,9 +227,10 @@ fn plan(
         Some(&found) if found != route => Some(Op::Change(vip, route)),
         Some(_) => None,
     });
+    let may_go = |vip: &IpNet| may_go.is_none_or(|free| single(vip).is_none_or(|address| free.contains(&address)));
     let gone = known
         .keys()
-        .filter(|vip| !wanted.contains_key(vip) && may_go.is_none_or(|free| free.contains(vip)))
+        .filter(|vip| !wanted.contains_key(vip) && may_go(vip))
         .map(|&vip| Op::Remove(vip));
     made.chain(gone).collect()
 }
@@ -234,14 +248,14 @@ async fn run(handle: &Handle, op: Op) -> (Op, Result<(), rtnetlink::Error>) {
     (op, result)
 }
 
-fn message(vip: IpAddr, route: Option<Route>) -> RouteMessage {
+fn message(destination: IpNet, route: Option<Route>) -> RouteMessage {
     let own = RouteProtocol::from(PROTOCOL);
     let (oif, source) = route.unzip();
     let source = source.flatten();
-    match vip {
-        IpAddr::V4(vip) => {
+    let mut message = match destination {
+        IpNet::V4(destination) => {
             let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(vip, 32)
+                .destination_prefix(destination.addr(), destination.prefix_len())
                 .protocol(own);
             // As iproute2 does for routes without a gateway.
             builder = builder.scope(RouteScope::Link);
@@ -253,9 +267,9 @@ fn message(vip: IpAddr, route: Option<Route>) -> RouteMessage {
             }
             builder.build()
         }
-        IpAddr::V6(vip) => {
+        IpNet::V6(destination) => {
             let mut builder = RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(vip, 128)
+                .destination_prefix(destination.addr(), destination.prefix_len())
                 .protocol(own);
             if let Some(oif) = oif {
                 builder = builder.output_interface(oif);
@@ -265,11 +279,15 @@ fn message(vip: IpAddr, route: Option<Route>) -> RouteMessage {
             }
             builder.build()
         }
+    };
+    if single(&destination).is_none() {
+        message.attributes.push(RouteAttribute::Priority(RANGE_METRIC));
     }
+    message
 }
 
 /// The routes with our protocol number in the main table.
-async fn own_routes(handle: &Handle) -> Result<BTreeMap<IpAddr, Route>, RouteError> {
+async fn own_routes(handle: &Handle) -> Result<BTreeMap<IpNet, Route>, RouteError> {
     let mut found = BTreeMap::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
@@ -282,7 +300,7 @@ async fn own_routes(handle: &Handle) -> Result<BTreeMap<IpAddr, Route>, RouteErr
     Ok(found)
 }
 
-fn own_route(message: &RouteMessage) -> Option<(IpAddr, Route)> {
+fn own_route(message: &RouteMessage) -> Option<(IpNet, Route)> {
     if u8::from(message.header.protocol) != PROTOCOL || message.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
@@ -296,7 +314,8 @@ fn own_route(message: &RouteMessage) -> Option<(IpAddr, Route)> {
             source = ip_of(address);
         }
     }
-    Some((vip?, (oif, source)))
+    let destination = IpNet::new(vip?, message.header.destination_prefix_length).ok()?;
+    Some((destination, (oif, source)))
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
@@ -321,6 +340,10 @@ mod tests {
         addresses.iter().map(|text| ip(text)).collect()
     }
 
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap_or_else(|_| ip(text).into())
+    }
+
     #[test]
     fn vips_get_a_route_with_the_source_of_their_family_unless_they_are_local() {
         let (vips, local) = (
@@ -330,6 +353,7 @@ mod tests {
         let needs = RouteNeeds {
             steer_ifindex: 7,
             vips: &vips,
+            ranges: &[net("10.96.0.0/16")],
             local: &local,
             may_go: None,
             source_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
@@ -337,8 +361,9 @@ mod tests {
             source_v6: Some("fd00::1".parse().unwrap()),
         };
         let expected = BTreeMap::from([
-            (ip("10.96.0.1"), (7, Some(ip("192.0.2.1")))),
-            (ip("fd00:96::1"), (7, None)),
+            (net("10.96.0.0/16"), (7, Some(ip("192.0.2.1")))),
+            (net("10.96.0.1"), (7, Some(ip("192.0.2.1")))),
+            (net("fd00:96::1"), (7, None)),
         ]);
         assert_eq!(wanted(&needs), expected);
     }
@@ -347,24 +372,24 @@ mod tests {
     fn the_plan_holds_only_differences() {
         let route = (7, Some(ip("192.0.2.1")));
         let known = BTreeMap::from([
-            (ip("10.0.0.1"), route),
-            (ip("10.0.0.2"), route),
-            (ip("10.0.0.3"), (6, None)),
+            (net("10.0.0.1"), route),
+            (net("10.0.0.2"), route),
+            (net("10.0.0.3"), (6, None)),
         ]);
         assert_eq!(plan(&known, &known, &BTreeSet::new(), None), []);
         let wanted = BTreeMap::from([
-            (ip("10.0.0.1"), route),
-            (ip("10.0.0.3"), route),
-            (ip("10.0.0.4"), route),
+            (net("10.0.0.1"), route),
+            (net("10.0.0.3"), route),
+            (net("10.0.0.4"), route),
         ]);
         let expected = [
-            Op::Change(ip("10.0.0.3"), route),
-            Op::Add(ip("10.0.0.4"), route),
-            Op::Remove(ip("10.0.0.2")),
+            Op::Change(net("10.0.0.3"), route),
+            Op::Add(net("10.0.0.4"), route),
+            Op::Remove(net("10.0.0.2")),
         ];
         assert_eq!(plan(&known, &wanted, &BTreeSet::new(), None), expected);
         assert_eq!(
-            plan(&known, &wanted, &set(&["10.0.0.4"]), None),
+            plan(&known, &wanted, &BTreeSet::from([net("10.0.0.4")]), None),
             [expected[0], expected[2]]
         );
         let kept = plan(&known, &wanted, &BTreeSet::new(), Some(&BTreeSet::new()));
@@ -373,8 +398,10 @@ mod tests {
 
     #[test]
     fn routes_are_recognised_by_protocol_and_table() {
-        let vip = ip("fd00:96::1");
         let route = (7, Some(ip("fd00::1")));
+        let range = net("fd00:96::/112");
+        assert_eq!(own_route(&message(range, Some(route))), Some((range, route)));
+        let vip = net("fd00:96::1");
         let mut message = message(vip, Some(route));
         assert_eq!(own_route(&message), Some((vip, route)));
         message.header.protocol = RouteProtocol::Static;
