@@ -4,7 +4,7 @@
 //! it is missing is a failure, never a reason to skip. Dropping an `Agent` ends the process and runs `steerway cleanup`;
 //! when the test is failing, the log is printed first.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
@@ -36,7 +36,8 @@ pub struct Agent {
     netns: Netns,
     binary: PathBuf,
     node_name: String,
-    folder: PathBuf,
+    /// The arguments that name its source.
+    source: Vec<OsString>,
     arguments: Vec<String>,
     pin_dir: PathBuf,
     files: TempDir,
@@ -55,6 +56,31 @@ impl Agent {
     /// All that [`start`](Self::start) does, but the process is not started yet.
     #[track_caller]
     pub fn prepare(node: &Node, folder: impl AsRef<Path>, arguments: &[&str]) -> Self {
+        let folder = folder.as_ref().as_os_str();
+        Self::with_source(
+            node,
+            &["--source".as_ref(), "folder".as_ref(), "--folder".as_ref(), folder],
+            arguments,
+        )
+    }
+
+    /// Starts an agent on `node` that follows the API server of a kubeconfig.
+    #[track_caller]
+    pub fn start_on_api(node: &Node, kubeconfig: impl AsRef<Path>, arguments: &[&str]) -> Self {
+        let file = kubeconfig.as_ref().as_os_str();
+        let source = [
+            "--source".as_ref(),
+            "kubernetes".as_ref(),
+            "--kubeconfig".as_ref(),
+            file,
+        ];
+        let mut agent = Self::with_source(node, &source, arguments);
+        agent.restart();
+        agent
+    }
+
+    #[track_caller]
+    fn with_source(node: &Node, source: &[&OsStr], arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         mount_bpffs();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +88,7 @@ impl Agent {
             netns: node.ns.clone(),
             binary: default_binary(),
             node_name: node.name.clone(),
-            folder: folder.as_ref().to_owned(),
+            source: source.iter().map(|&argument| argument.to_owned()).collect(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             pin_dir: Path::new(PINS).join(format!("{}-{number}-{}", process::id(), node.name)),
             files: tempfile::Builder::new()
@@ -91,8 +117,8 @@ impl Agent {
         let child = self
             .netns
             .command(&self.binary)
-            .args(["run", "--source", "folder", "--folder"])
-            .arg(&self.folder)
+            .arg("run")
+            .args(&self.source)
             .args(["--node-name", &self.node_name, "--cluster-cidr", CLUSTER_CIDR])
             .args(self.node_port_addresses())
             .arg("--pin-dir")
@@ -125,7 +151,7 @@ impl Agent {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
     }
 
-    /// Waits until all that the folder held when this was called is programmed or rejected.
+    /// Waits until all that the source held when this was called is programmed or rejected.
     #[track_caller]
     pub fn wait_ready(&mut self) {
         let limit = Duration::from_secs(READY_SECONDS.into());

@@ -32,6 +32,7 @@
 //!   and [`packet::diff`] judge what came out. For CHECKSUM_PARTIAL and GSO packets
 //!   [`FrameSocket`](traffic::FrameSocket)s at the two ends of a veth take the place of the test run.
 //! - *netns*: sockets and agents in a world, as above.
+//! - *kubernetes*: a world with a real control plane, [`kubernetes::ControlPlane`].
 //! - *cli*: [`Agent::cli`](agent::Agent::cli) and [`Agent::json`](agent::Agent::json).
 //!
 //! Rules: a test needs root and fails without it, it never skips. It names conditions and their deadline
@@ -41,6 +42,7 @@
 
 pub mod agent;
 pub mod assert;
+pub mod kubernetes;
 pub mod netfilter;
 pub mod netns;
 pub mod objects;

@@ -4,5 +4,6 @@ mod agent;
 mod datapath;
 mod harness;
 mod kernels;
+mod kubernetes;
 mod netns;
 mod program;

@@ -1,11 +1,13 @@
 //! `setup`: installs what building and testing need and is missing; every other command calls [`ensure`] first.
 //!
 //! What is needed: a compiler for the BPF target ([`compiler`]), bpf-linker built with the same LLVM ([`linker`]), and
-//! for the tests some of Debian's network tools ([`packages`]). When all is there this takes well under a second and
+//! for the tests some of Debian's network tools ([`packages`]), other kernels ([`kernels`]) and a control plane
+//! ([`kubernetes`]). When all is there this takes well under a second and
 //! changes nothing. Two setups at once wait for each other. Whatever cannot be installed is an error that names it.
 
 pub(crate) mod compiler;
 pub(crate) mod kernels;
+pub(crate) mod kubernetes;
 mod linker;
 mod packages;
 
@@ -25,8 +27,8 @@ use crate::{phases::Phases, workspace::Workspace};
 
 /// Install what building and testing need and is missing.
 ///
-/// Installs Debian's packages (as root, or by sudo) and builds bpf-linker into the cache folder
-/// ($STEERWAY_CACHE, default ~/.cache/steerway). Where rustup has a nightly toolchain with rust-src, the kernel
+/// Installs Debian's packages (as root, or by sudo) and builds bpf-linker, and for the tests a Kubernetes control plane, into
+/// the cache folder ($STEERWAY_CACHE, default ~/.cache/steerway; $KUBEBUILDER_ASSETS names a control plane that is there). Where rustup has a nightly toolchain with rust-src, the kernel
 /// programs are built by that one instead of Debian's compiler; STEERWAY_BPF_COMPILER=debian or =nightly decides
 /// otherwise. Does nothing when all is there.
 #[derive(Debug, Args)]
@@ -37,11 +39,13 @@ pub(crate) struct Options {
 }
 
 /// How much to install.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
     /// What compiles and links the kernel programs.
     Build,
     /// That, and the programs that tests and demo call.
+    Demo,
+    /// That, other kernels, and the programs of a Kubernetes control plane.
     Test,
 }
 
@@ -91,6 +95,9 @@ pub(crate) fn ensure(scope: Scope, workspace: &Workspace, phases: &mut Phases) -
                 kernels::install(workspace, version)
             })?;
         }
+        if kubernetes::is_missing(workspace)? {
+            phases.time("setup: Kubernetes", || kubernetes::install(workspace))?;
+        }
     }
     ready(&compiler, scope, workspace)?.context("something is still missing after its installation")
 }
@@ -100,7 +107,8 @@ fn ready(compiler: &Compiler, scope: Scope, workspace: &Workspace) -> Result<Opt
     let Ok(llvm) = compiler.llvm_major() else {
         return Ok(None);
     };
-    let tests_lack = scope == Scope::Test && !kernels::missing(workspace).is_empty();
+    let tests_lack =
+        scope == Scope::Test && (!kernels::missing(workspace).is_empty() || kubernetes::is_missing(workspace)?);
     if tests_lack
         || !packages::missing(scope, compiler, Some(llvm)).is_empty()
         || linker::installed(workspace, llvm).is_none()

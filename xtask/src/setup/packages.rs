@@ -18,7 +18,7 @@ const COMPILER: [Need; 3] = [
 ];
 
 /// Programs that the tests start, and one that the demo names to try, by name.
-const TEST_TOOLS: [Need; 11] = [
+const TEST_TOOLS: [Need; 12] = [
     Need::new("nftables", "nft"),
     Need::new("iptables", "iptables"),
     Need::new("ethtool", "ethtool"),
@@ -30,6 +30,7 @@ const TEST_TOOLS: [Need; 11] = [
     Need::new("qemu-system-x86", "qemu-system-x86_64"),
     Need::new("busybox-static", "busybox"),
     Need::new("cpio", "cpio"),
+    Need::new("openssl", "openssl"),
 ];
 
 /// A package and the file that it is wanted for: an absolute path, or a program's name.
@@ -65,7 +66,7 @@ fn missing_by(scope: Scope, compiler: &Compiler, llvm: Option<u32>, is_there: im
     if !is_there(&linker::llvm_prefix(llvm).join("bin/llvm-config").to_string_lossy()) {
         missing.push(format!("llvm-{llvm}-dev"));
     }
-    if scope == Scope::Test {
+    if scope >= Scope::Demo {
         missing.extend(
             TEST_TOOLS
                 .iter()

@@ -100,11 +100,13 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
     }
     let agent = workspace.agent();
     let kernels = setup::kernels::folder(workspace);
+    let kubernetes = setup::kubernetes::folder(workspace)?;
     let mut variables: Vec<(&str, &OsStr)> = VARIABLES.map(|(name, value)| (name, value.as_ref())).to_vec();
     variables.extend([
         ("STEERWAY_EBPF", object.as_os_str()),
         ("STEERWAY_BIN", agent.as_os_str()),
         ("STEERWAY_KERNELS", kernels.as_os_str()),
+        (setup::kubernetes::VARIABLE, kubernetes.as_os_str()),
     ]);
     for binary in root {
         for last in [false, true] {
