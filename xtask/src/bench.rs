@@ -30,7 +30,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<ExitCode> {
-    setup::ensure(Scope::Test, workspace, phases)?;
+    setup::ensure(Scope::Demo, workspace, phases)?;
     let object = build_ebpf::build(workspace, phases)?;
     let programs = build_ebpf::build_bench(workspace, phases)?;
     build::agent(workspace, phases, &object)?;
