@@ -37,6 +37,9 @@ pub const SUM_BYTES: usize = 160;
 ///
 /// Words and halves are native-endian loads of wire bytes; the machine is little-endian, so a word's low byte comes first.
 pub trait Packet {
+    /// The hook comes before the kernel's own processing, and a later hook of the same device sees whatever passes: what is
+    /// not plain, or not sure, is left to that one, untouched.
+    const EARLY: bool = false;
     /// `N` words of four bytes from `offset`.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
     /// Two bytes at `offset`.
@@ -66,6 +69,11 @@ pub trait Packet {
     fn ifindex(&self) -> u32;
     /// True when a process of this host sent the packet (meaningful at egress).
     fn sent_by_host(&self) -> bool;
+    /// Tells the later hook of this device by a mark beside the packet that the packet is translated; None where that is not
+    /// possible. Only asked at hooks that are [`Packet::EARLY`].
+    fn mark(&mut self, _mark: u32) -> Option<()> {
+        None
+    }
 }
 
 /// A way out; all of it always set (see [`crate::verdict::Verdict`]).
@@ -81,6 +89,17 @@ pub struct Route<A> {
     pub source: A,
     /// The MTU, for [`RouteKind::TooBig`].
     pub mtu: u16,
+    /// MAC addresses that a frame to the next hop carries, for [`RouteKind::Via`] where the kernel knows them.
+    pub macs: Macs,
+}
+
+/// MAC addresses of a frame, bytes in order in the low 48 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Macs {
+    /// The receiver's; 0 = not known.
+    pub to: u64,
+    /// The sender's.
+    pub from: u64,
 }
 
 /// Kind of a route look-up's result.
@@ -107,6 +126,7 @@ impl<A: Default> Route<A> {
             next_hop: A::default(),
             source: A::default(),
             mtu: 0,
+            macs: Macs::default(),
         }
     }
 }

@@ -17,7 +17,7 @@
 //! fragments_v4/6  LRU hash: datagram -> ports                                           written by packets
 //! reasons         per-CPU array of counters                                             written by packets
 //! answers, stage  per-CPU scratch: rate limit, hand-over between stages                 written by packets
-//! stages          program array of the later stages                                     written at load
+//! stages, stages_xdp   program arrays of the later stages                               written at load
 //! names           hash: service port id -> its name, for people and for a restarted agent   written by user space, not read by packets
 //! ```
 
@@ -69,6 +69,8 @@ pub mod map {
     pub const FLOW_MASK_V6: &str = "FLOW_MASK_V6";
     /// Program array of the later stages; indices are [`super::stage`]'s.
     pub const STAGES: &str = "stages";
+    /// As [`STAGES`], of the programs at XDP.
+    pub const STAGES_XDP: &str = "stages_xdp";
     /// Global: 1 where `bpf_l4_csum_replace` knows `BPF_F_IPV6`.
     pub const CSUM_IPV6: &str = "CSUM_IPV6";
     /// Global: 1 where `bpf_fib_lookup` knows `BPF_FIB_LOOKUP_SRC`.
@@ -91,6 +93,21 @@ pub mod stage {
         "control_v6",
         "answer_v4",
         "answer_v6",
+    ];
+    /// Programs at XDP, in the same order.
+    pub const XDP_PROGRAMS: [&str; PROGRAMS.len()] = [
+        "note_xdp_v4",
+        "note_xdp_v6",
+        "begin_xdp_v4",
+        "begin_xdp_v6",
+        "enter_xdp_v4",
+        "enter_xdp_v6",
+        "translate_xdp_v4",
+        "translate_xdp_v6",
+        "control_xdp_v4",
+        "control_xdp_v6",
+        "answer_xdp_v4",
+        "answer_xdp_v6",
     ];
     /// `pipeline::note`; plus one for IPv6, as all of these.
     pub const NOTE: u32 = 0;

@@ -193,6 +193,8 @@ reasons! {
     UnsupportedDevice = 33, "unsupported_device";
     /// The next stage's program is not in place (the agent is being replaced).
     StageMissing = 34, "stage_missing";
+    /// Ours, or maybe ours, but left by XDP to the tc hook, which counts it anew: not plain, or no sure way out.
+    HandedOver = 35, "handed_over";
 }
 
 /// Number of reason counters; a map of this size holds every reason with room to grow.

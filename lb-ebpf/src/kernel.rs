@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{
     bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
 };
 use aya_ebpf::macros::btf_map;
-use lb_common::access::{Route, RouteKind, TableFamily};
+use lb_common::access::{Macs, Route, RouteKind, TableFamily};
 
 /// 1 where `bpf_fib_lookup` knows `BPF_FIB_LOOKUP_SRC` (Linux 6.7).
 #[unsafe(no_mangle)]
@@ -118,6 +118,14 @@ pub(crate) fn route<F: TableFamily>(
                 next_hop,
                 source,
                 mtu: 0,
+                macs: if code as i64 == FIB_SUCCESS {
+                    Macs {
+                        to: mac(fib.dmac),
+                        from: mac(fib.smac),
+                    }
+                } else {
+                    Macs::default()
+                },
             }
         }
         FIB_TOO_BIG => {
@@ -131,6 +139,13 @@ pub(crate) fn route<F: TableFamily>(
         FIB_NOT_FORWARDED => Route::without(RouteKind::Local),
         _ => Route::without(RouteKind::None),
     }
+}
+
+/// A MAC address, bytes in order in the low 48 bits.
+#[inline(always)]
+fn mac(bytes: [u8; 6]) -> u64 {
+    let [low, high] = [[bytes[0], bytes[1], bytes[2], bytes[3]], [bytes[4], bytes[5], 0, 0]];
+    u32::from_le_bytes(low) as u64 | (u32::from_le_bytes(high) as u64) << 32
 }
 
 #[inline(always)]

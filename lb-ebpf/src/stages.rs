@@ -1,4 +1,4 @@
-//! How one stage of the pipeline hands over to the next: the program array, and what is left for the next on this CPU.
+//! How one stage of the pipeline hands over to the next: the program arrays, and what is left for the next on this CPU.
 //!
 //! Invariant: between a stage's tail call and the next stage's start nothing else runs on this CPU that uses these values, since
 //! both belong to the processing of one packet.
@@ -9,7 +9,7 @@
 
 use aya_ebpf::btf_maps::{PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::access::TableFamily;
 use lb_common::family::{V4, V6};
 use lb_common::layout;
@@ -24,6 +24,8 @@ static WORK_V4: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 static WORK_V6: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 #[btf_map(name = "stages")]
 static STAGES: ProgramArray<{ layout::stage::PROGRAMS.len() }> = ProgramArray::new();
+#[btf_map(name = "stages_xdp")]
+static STAGES_XDP: ProgramArray<{ layout::stage::XDP_PROGRAMS.len() }> = ProgramArray::new();
 
 /// Words that hold a [`Work`] of either family.
 const WORK_WORDS: usize = 64;
@@ -77,7 +79,14 @@ impl Handover {
     }
 }
 
-/// Jumps to another stage; returns only if it is not in place.
+/// Jumps to another stage at XDP; returns only if it is not in place.
+#[inline(always)]
+pub(crate) fn jump_xdp(ctx: &XdpContext, index: u32) {
+    // SAFETY: the context is the program's own.
+    unsafe { STAGES_XDP.tail_call(ctx, index) };
+}
+
+/// Jumps to another stage at tc; returns only if it is not in place.
 #[inline(always)]
 pub(crate) fn jump(ctx: &TcContext, index: u32) {
     // SAFETY: the context is the program's own.

@@ -1,4 +1,4 @@
-//! BPF_PROG_TEST_RUN for tc programs: one packet in; return value, packet and `__sk_buff` out.
+//! BPF_PROG_TEST_RUN for tc programs: one packet in; return value, packet and `__sk_buff` out. For XDP programs: see [`xdp`].
 //!
 //! What the kernel makes of the input (net/bpf/test_run.c; each line tried on Linux 6.18):
 //! - The bytes begin with an Ethernet header; `skb->protocol` comes from it. They are one linear buffer of at most
@@ -16,6 +16,8 @@
 //! - CHECKSUM_PARTIAL and true GSO packets (`gso_type`) cannot be made by it. Send such packets through a veth with
 //!   [`FrameSocket::send_with`](crate::traffic::FrameSocket::send_with) instead, which asks the kernel for just these
 //!   states, and look at what leaves with a second socket.
+
+pub mod xdp;
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
@@ -154,7 +156,7 @@ impl Input {
 }
 
 /// Size of `struct __sk_buff`.
-pub(crate) const CONTEXT_BYTES: usize = 192;
+const CONTEXT_BYTES: usize = 192;
 /// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE`.
 const CHECKSUM_COMPLETE: u32 = 1 << 2;
 

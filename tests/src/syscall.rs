@@ -7,8 +7,6 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::maps::MapData;
 
-use crate::prog_run::CONTEXT_BYTES;
-
 /// `BPF_PROG_TEST_RUN`.
 const TEST_RUN: libc::c_int = 10;
 /// `BPF_MAP_LOOKUP_BATCH`.
@@ -49,7 +47,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Runs the program; returns its last return value and the length of the packet.
+    /// Runs the program; returns its last return value and the length of the packet. The context has the form of those of
+    /// its type.
     #[expect(
         unsafe_code,
         reason = "aya 0.14 cannot set BPF_F_TEST_SKB_CHECKSUM_COMPLETE, and no crate wraps the command"
@@ -57,9 +56,9 @@ impl Run {
     pub(crate) fn on(
         &self,
         frame: &[u8],
-        context: &[u8; CONTEXT_BYTES],
+        context: &[u8],
         frame_out: &mut [u8],
-        context_out: &mut [u8; CONTEXT_BYTES],
+        context_out: &mut [u8],
     ) -> io::Result<(i32, usize)> {
         let mut attributes = TestRunAttributes {
             program: self.program.cast_unsigned(),
@@ -68,8 +67,8 @@ impl Run {
             data_in: frame.as_ptr() as u64,
             data_out: frame_out.as_mut_ptr() as u64,
             repeat: self.repeat,
-            context_size_in: CONTEXT_BYTES as u32,
-            context_size_out: CONTEXT_BYTES as u32,
+            context_size_in: context.len() as u32,
+            context_size_out: context_out.len() as u32,
             context_in: context.as_ptr() as u64,
             context_out: context_out.as_mut_ptr() as u64,
             flags: self.flags,

@@ -1,9 +1,9 @@
-//! Small tc programs written as instructions: neighbours of ours on a device, and probes of the kernel.
+//! Small tc and XDP programs written as instructions: neighbours of ours on a device, and probes of the kernel.
 //!
 //! The instructions are wrapped into an ELF object in memory, so that aya loads them as it loads any other. Encoding as
 //! in RFC 9669.
 
-use aya::programs::{SchedClassifier, TcAttachType, tc};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
 use aya::{Ebpf, EbpfLoader};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
@@ -69,7 +69,7 @@ impl TinyProgram {
     pub fn load(instructions: &[Instruction]) -> Self {
         let mut ebpf = EbpfLoader::new()
             .btf(None)
-            .load(&elf(instructions))
+            .load(&elf("classifier", instructions))
             .expect("an object that aya can read");
         let program: &mut SchedClassifier = ebpf
             .program_mut(NAME)
@@ -153,10 +153,48 @@ impl Drop for TinyProgram {
     }
 }
 
-fn elf(instructions: &[Instruction]) -> Vec<u8> {
+/// A loaded XDP program. Dropping it unloads and detaches it.
+#[derive(Debug)]
+pub struct TinyXdp {
+    ebpf: Ebpf,
+}
+
+impl TinyXdp {
+    /// Loads a program that returns `verdict` for every frame.
+    #[track_caller]
+    pub fn returning(verdict: u32) -> Self {
+        let instructions = [Instruction::set(0, verdict.cast_signed()), Instruction::exit()];
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .load(&elf("xdp", &instructions))
+            .expect("an object that aya can read");
+        let program: &mut Xdp = ebpf
+            .program_mut(NAME)
+            .and_then(|program| program.try_into().ok())
+            .expect("an XDP program");
+        program.load().expect("a program that the verifier accepts");
+        Self { ebpf }
+    }
+
+    /// Attaches it for as long as this value lives.
+    #[track_caller]
+    pub fn attach(&mut self, place: &impl AsRef<Netns>, interface: &str, mode: XdpMode) {
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(NAME)
+            .and_then(|program| program.try_into().ok())
+            .expect("an XDP program");
+        place
+            .as_ref()
+            .run(|| program.attach(interface, mode).map(drop))
+            .expect("attach to XDP");
+    }
+}
+
+fn elf(section: &str, instructions: &[Instruction]) -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
     let code: Vec<u8> = instructions.iter().flat_map(|instruction| instruction.0).collect();
-    let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
+    let section = object.add_section(Vec::new(), section.as_bytes().to_vec(), SectionKind::Text);
     object.append_section_data(section, &code, 8);
     object.add_symbol(Symbol {
         name: NAME.as_bytes().to_vec(),

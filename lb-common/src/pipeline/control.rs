@@ -23,6 +23,9 @@ pub fn control<F: TableFamily, P: Packet, T: Tables>(
     if !parse::header_again(packet, l3, &mut work.header) {
         return Verdict::pass(Reason::NotParsed);
     }
+    if P::EARLY && !parse::is_plain(packet, &work.header) {
+        return Verdict::pass(Reason::HandedOver);
+    }
     if work.header.fragment.part == Part::Later {
         let begins = begins::<F, T>(tables, work.header.dst, hook);
         return lost_fragment::<F, T>(tables, &work.header, begins, Reason::FragmentLost);
@@ -56,7 +59,11 @@ fn translate_error<F: TableFamily, P: Packet, T: Tables>(
     let way = Way::from_number(entry.place.way);
     let exit = forward::exit(packet, tables, header, &entry.rewrite, way);
     if !exit.leaves {
-        return Verdict::drop(Reason::NoRoute);
+        return if P::EARLY {
+            exit.verdict
+        } else {
+            Verdict::drop(Reason::NoRoute)
+        };
     }
     let hide_router = matches!(way, Way::Steer | Way::Loopback);
     if !icmp::translate(packet, header, &quoted, entry, hide_router)

@@ -14,6 +14,9 @@
 //!
 //! What the later stages need room for stands in a [`Work`] that the caller lends (in the kernel a per-CPU map value).
 //!
+//! At XDP the same stages run with [`Packet::EARLY`], and leave to the tc hook of the device whatever is not plain or has no
+//! sure way out, untouched.
+//!
 //! Rules: find out that a packet is ours before dropping or answering anything; decide the way out before writing anything;
 //! an established flow costs one flow look-up; every return names a [`Reason`], which the caller counts.
 
@@ -50,7 +53,7 @@ impl Hook {
     pub const POD_IN: u8 = 1;
     /// Egress of a pod's host-side device.
     pub const POD_OUT: u8 = 2;
-    /// Ingress of an uplink or tunnel.
+    /// Ingress of an uplink or tunnel; an uplink's XDP hook too.
     pub const UPLINK_IN: u8 = 4;
     /// Egress of an uplink or tunnel.
     pub const UPLINK_OUT: u8 = 8;
@@ -212,7 +215,11 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     {
         return Step::done(Verdict::pass(Reason::NotOurs));
     }
-    if header.protocol != wire::TCP && header.protocol != wire::UDP || header.fragment.part != Part::Whole {
+    let portless = header.protocol != wire::TCP && header.protocol != wire::UDP || header.fragment.part != Part::Whole;
+    if P::EARLY && (portless || !parse::is_plain(packet, &header)) {
+        return Step::done(Verdict::pass(Reason::HandedOver));
+    }
+    if portless {
         return Step::next(Stage::Note);
     }
     let Some(ports) = parse::ports(packet, header.l4, header.protocol) else {

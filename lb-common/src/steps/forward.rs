@@ -4,8 +4,12 @@
 //! [`finish`] acts after the rewrite. A packet that we route ourselves skips the kernel's forwarding, so its MTU and time to
 //! live are checked here (RFC 791, RFC 1812 section 5.3.1, RFC 8200). One that is too big but may be fragmented is handed to the
 //! kernel at the loopback, translated: it forwards from there what has an address of this host as its source, and cuts it.
+//!
+//! At a hook that is early ([`Packet::EARLY`]) a packet leaves only by a way that is sure to the end: to the stack with a mark
+//! that keeps the later hook from translating it again, or by the device it came in by to a next hop whose MAC address the
+//! kernel knows. Any other is handed over, untouched.
 
-use crate::access::{Packet, Route, RouteKind, TableFamily, Tables};
+use crate::access::{Macs, Packet, Route, RouteKind, TableFamily, Tables};
 use crate::flow::slot::{Rewrite, Way};
 use crate::layout::config;
 use crate::steps::parse::Header;
@@ -17,12 +21,28 @@ use crate::wire;
 pub struct Exit<F: TableFamily> {
     /// The verdict as it will be.
     pub verdict: Verdict<F::Addr>,
-    /// The destination MAC that a packet to the host gets, bytes in order in the low 48 bits.
-    pub mac: u64,
+    /// What becomes of the Ethernet header.
+    pub link: Link,
+    /// The MAC addresses that [`Link::To`] and [`Link::Hop`] write.
+    pub macs: Macs,
     /// Take one from the time to live.
     pub decrement: bool,
     /// False: the packet cannot leave; the verdict says what becomes of it, untranslated.
     pub leaves: bool,
+}
+
+/// What becomes of the Ethernet header of a packet that leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Link {
+    /// It stays, or the kernel writes it.
+    Keep,
+    /// Its addresses change places.
+    Swap,
+    /// It gets another destination.
+    To,
+    /// It gets both addresses.
+    Hop,
 }
 
 impl<F: TableFamily> Exit<F> {
@@ -31,7 +51,8 @@ impl<F: TableFamily> Exit<F> {
     fn by(action: Action) -> Self {
         Self {
             verdict: Verdict::new(action, Reason::Forward),
-            mac: 0,
+            link: Link::Keep,
+            macs: Macs::default(),
             decrement: false,
             leaves: true,
         }
@@ -42,29 +63,46 @@ impl<F: TableFamily> Exit<F> {
     fn refused(verdict: Verdict<F::Addr>) -> Self {
         Self {
             verdict,
-            mac: 0,
-            decrement: false,
             leaves: false,
+            ..Self::by(Action::Drop)
         }
+    }
+
+    /// Left to the later hook.
+    #[inline(always)]
+    fn handed_over() -> Self {
+        Self::refused(Verdict::pass(Reason::HandedOver))
     }
 }
 
-/// Decides how a packet that becomes `rewrite` leaves.
+/// The mark of a packet that an early hook of the device has translated: of this node, and of this device.
+#[inline(always)]
+pub fn mark<T: Tables>(tables: &T, ifindex: u32) -> u32 {
+    tables.config(config::TABLE_SEED) as u32 ^ ifindex
+}
+
+/// Decides how a packet that becomes `rewrite` leaves. One that leaves must be rewritten or dropped.
 #[inline(always)]
 pub fn exit<F: TableFamily, P: Packet, T: Tables>(
-    packet: &P,
+    packet: &mut P,
     tables: &T,
     header: &Header<F>,
     rewrite: &Rewrite<F>,
     way: Way,
 ) -> Exit<F> {
     match way {
+        Way::Stack if P::EARLY => match packet.mark(mark(tables, packet.ifindex())) {
+            Some(()) => Exit::by(Action::Pass),
+            None => Exit::handed_over(),
+        },
         Way::Stack => Exit::by(Action::Pass),
         Way::Back => {
             let mut exit = Exit::by(Action::Transmit);
             exit.verdict.ifindex = packet.ifindex();
+            exit.link = Link::Swap;
             exit
         }
+        Way::Steer | Way::Loopback if P::EARLY => Exit::handed_over(),
         Way::Steer => host(
             header,
             tables.config(config::STEER_IFINDEX) as u32,
@@ -74,7 +112,7 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
         Way::Route => {
             let length = wire_length(packet, header);
             let route = tables.route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length);
-            if route.kind == RouteKind::TooBig && may_be_cut(packet, header) {
+            if !P::EARLY && route.kind == RouteKind::TooBig && may_be_cut(packet, header) {
                 loopback(tables, header)
             } else {
                 via(packet, header, &route)
@@ -100,7 +138,7 @@ fn may_be_cut<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> bool
 /// The length that a way out must carry: [`wire_length`], or nothing where the packet may be cut.
 #[inline(always)]
 pub fn whole_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> u16 {
-    if may_be_cut(packet, header) {
+    if !P::EARLY && may_be_cut(packet, header) {
         0
     } else {
         wire_length(packet, header)
@@ -111,6 +149,15 @@ pub fn whole_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -
 #[inline(always)]
 pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Route<F::Addr>) -> Exit<F> {
     match route.kind {
+        RouteKind::Via if P::EARLY && header.ttl > 1 && is_sure(packet, route) => {
+            let mut exit = Exit::by(Action::Transmit);
+            exit.verdict.ifindex = route.ifindex;
+            exit.link = Link::Hop;
+            exit.macs = route.macs;
+            exit.decrement = true;
+            exit
+        }
+        _ if P::EARLY => Exit::handed_over(),
         RouteKind::Via => {
             let decrement = !packet.sent_by_host();
             if decrement && header.ttl <= 1 {
@@ -128,6 +175,17 @@ pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Ro
     }
 }
 
+/// True where a frame may go back out of the device that it came in by. One that was sent to another host (the device is
+/// promiscuous) is not ours to forward.
+#[inline(always)]
+fn is_sure<A, P: Packet>(packet: &P, route: &Route<A>) -> bool {
+    let Some([first, second]) = packet.words::<2>(0) else {
+        return false;
+    };
+    let receiver = first as u64 | (second as u64 & 0xffff) << 32;
+    route.ifindex == packet.ifindex() && route.macs.to != 0 && route.macs.from == receiver
+}
+
 #[inline(always)]
 fn host<F: TableFamily>(header: &Header<F>, ifindex: u32, mac: u64) -> Exit<F> {
     if header.l3 == 0 || ifindex == 0 {
@@ -135,7 +193,8 @@ fn host<F: TableFamily>(header: &Header<F>, ifindex: u32, mac: u64) -> Exit<F> {
     }
     let mut exit = Exit::by(Action::Receive);
     exit.verdict.ifindex = ifindex;
-    exit.mac = mac;
+    exit.link = Link::To;
+    exit.macs.to = mac;
     exit
 }
 
@@ -164,10 +223,11 @@ pub fn finish<F: TableFamily, P: Packet>(
     exit: &Exit<F>,
     reason: Reason,
 ) -> Verdict<F::Addr> {
-    let written = match exit.verdict.action {
-        Action::Transmit => swap_macs(packet, header.l3),
-        Action::Receive => set_mac(packet, exit.mac),
-        Action::Pass | Action::Drop | Action::Neighbour | Action::Answer => Some(()),
+    let written = match exit.link {
+        Link::Keep => Some(()),
+        Link::Swap => swap_macs(packet, header.l3),
+        Link::To => set_mac(packet, exit.macs.to),
+        Link::Hop => set_macs(packet, exit.macs),
     };
     if written.is_none() {
         return Verdict::drop(Reason::RewriteFailed);
@@ -183,6 +243,16 @@ pub fn swap_macs<P: Packet>(packet: &mut P, l3: usize) -> Option<()> {
     }
     let [a, b, c] = packet.words::<3>(0)?;
     packet.set_words(0, [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16])
+}
+
+/// Writes both MAC addresses.
+#[inline(always)]
+fn set_macs<P: Packet>(packet: &mut P, macs: Macs) -> Option<()> {
+    let Macs { to, from } = macs;
+    packet.set_words(
+        0,
+        [to as u32, (to >> 32) as u32 | (from as u32) << 16, (from >> 16) as u32],
+    )
 }
 
 /// Writes the destination MAC address.

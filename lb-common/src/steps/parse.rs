@@ -142,6 +142,15 @@ pub fn header_again<F: Family, P: Packet>(packet: &P, l3: usize, into: &mut Head
     header(packet, l3, into)
 }
 
+/// True for a packet as nearly all are: whole, in one piece that is there to its end, without IPv4 options or IPv6 extension
+/// headers.
+#[inline(always)]
+pub fn is_plain<F: Family, P: Packet>(packet: &P, header: &Header<F>) -> bool {
+    header.fragment.part == Part::Whole
+        && header.l4 == header.l3 + F::HEADER_LEN
+        && header.l3 + header.length as usize <= packet.length()
+}
+
 #[inline(always)]
 fn header_v4<F: Family, P: Packet>(packet: &P, l3: usize) -> Option<Header<F>> {
     let [first, second, third, src, dst] = packet.words::<5>(l3)?;

@@ -15,7 +15,7 @@
 use std::net::IpAddr;
 
 use super::{BackendRecord, Block, Buffer, HostRoute, HostTables, Outcome, Sizes, run, words};
-use crate::access::RouteKind;
+use crate::access::{Macs, RouteKind};
 use crate::layout::{
     BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BackendControl, Device,
     FRONTEND_CLUSTER, FRONTEND_ECHO, FRONTEND_NODE, FRONTEND_NODE_PORT, FRONTEND_RANGES, FRONTEND_REFUSE,
@@ -213,6 +213,10 @@ fn publish(tables: &HostTables, v6: bool, [vip, lb, node]: [IpAddr; 3], backends
             next_hop: words(lb),
             source: words(node),
             mtu: 1500,
+            macs: Macs {
+                to: 0x0403_0201,
+                from: 0x0908_0706,
+            },
         },
     );
 }

@@ -5,12 +5,14 @@
 //! crate that they serve to test.
 
 mod buffer;
+mod frame;
 mod fuzz;
 mod publish;
 mod run;
 mod tables;
 
 pub use buffer::{Buffer, Summed};
+pub use frame::Frame;
 pub use fuzz::fuzz;
 pub use publish::{BackendRecord, Block};
 pub use run::{Outcome, run};

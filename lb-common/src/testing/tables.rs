@@ -8,7 +8,7 @@ use std::ops::Sub;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::access::{Route, RouteKind, SetRef, Slots, TableFamily, Tables};
+use crate::access::{Macs, Route, RouteKind, SetRef, Slots, TableFamily, Tables};
 use crate::family::{Family as _, V4, V6};
 use crate::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, BITS_WORDS, Device, FragmentKey, SET_SLOTS, config};
 use crate::verdict::{REASONS, Reason};
@@ -115,6 +115,8 @@ pub struct HostRoute {
     pub source: [u64; 2],
     /// MTU of the way out; a longer packet is too big.
     pub mtu: u16,
+    /// MAC addresses of a frame to the next hop.
+    pub macs: Macs,
 }
 
 impl HostRoute {
@@ -125,6 +127,7 @@ impl HostRoute {
         next_hop: [0; 2],
         source: [0; 2],
         mtu: 0,
+        macs: Macs { to: 0, from: 0 },
     };
 }
 
@@ -451,6 +454,7 @@ impl<'a> Tables for &'a HostTables {
             next_hop: F::from_words(route.next_hop),
             source: F::from_words(route.source),
             mtu: 0,
+            macs: route.macs,
         }
     }
 

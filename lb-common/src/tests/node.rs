@@ -294,6 +294,7 @@ impl Node {
                 next_hop: words(by),
                 source: source.map_or([0; 2], words),
                 mtu,
+                macs: crate::access::Macs::default(),
             },
         );
     }

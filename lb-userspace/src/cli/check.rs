@@ -9,9 +9,11 @@ use super::Outcome;
 use super::output::{Format, Table, json};
 use super::settings::Given;
 use crate::config::{Config, process_variable};
+use crate::datapath::attach;
 use crate::datapath::checks::{self, Check, CheckInput, Verdict};
 use crate::datapath::interfaces::{self, Rules};
 use crate::datapath::load;
+use crate::datapath::pins::PinDir;
 
 /// Check the kernel, rights and settings of this node, and say what to do about each lack
 ///
@@ -48,10 +50,13 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     let table = runtime.block_on(interfaces::snapshot(&rules))?;
     let sizes = ["_v4", "_v6"].map(|family| (format!("{}{family}", map::FLOWS), config.flow_entries));
     let tables = load::wanted_shapes(load::OBJECT, &sizes).unwrap_or_default();
+    let pins = PinDir::new(&config.places.pin_dir);
+    let xdp = runtime.block_on(attach::survey(&table, config.xdp, &pins))?;
     let checks = checks::run(&CheckInput {
         snat_ports: config.snat_ports.clone(),
         tables,
         interfaces: &table,
+        xdp,
     });
     match options.output {
         Format::Json => json(out, &checks)?,

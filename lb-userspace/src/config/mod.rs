@@ -109,6 +109,37 @@ pub enum Attach {
     Clsact,
 }
 
+/// Where programs run at XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xdp {
+    /// On uplinks whose driver takes it.
+    Auto,
+    /// In the driver of every uplink.
+    Native,
+    /// In the kernel's stack behind the driver of every uplink.
+    Generic,
+    /// Nowhere.
+    Off,
+}
+
+impl Xdp {
+    /// Words of the setting.
+    pub const WORDS: [(&'static str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("native", Self::Native),
+        ("generic", Self::Generic),
+        ("off", Self::Off),
+    ];
+
+    /// The word of the setting.
+    pub fn word(self) -> &'static str {
+        Self::WORDS
+            .iter()
+            .find(|(_, value)| *value == self)
+            .map_or("", |(word, _)| word)
+    }
+}
+
 /// Name patterns that override the roles of interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfacePatterns {
@@ -193,6 +224,8 @@ pub struct Config {
     pub interfaces: InterfacePatterns,
     /// How programs are attached.
     pub attach: Attach,
+    /// Where programs run at XDP.
+    pub xdp: Xdp,
     /// Flows that each table is made for, a power of two; also the number of its sets.
     pub flow_entries: u32,
     /// Idle times of flows.
@@ -270,6 +303,7 @@ impl Config {
                     &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)],
                 )
             }),
+            xdp: read.one("xdp", Xdp::Auto, |text| parse::word(text, &Xdp::WORDS)),
             flow_entries: read.one("flow-entries", 0, parse::flow_entries),
             timeouts: Timeouts {
                 tcp_half_open: read.one("tcp-half-open-timeout", Duration::ZERO, parse::timeout),

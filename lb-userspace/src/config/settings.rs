@@ -263,6 +263,14 @@ pub const SETTINGS: &[Setting] = &[
         "How programs are attached: tcx where the kernel has it (6.6 and newer), else clsact filters",
     ),
     setting(
+        Interfaces,
+        "xdp",
+        Value,
+        "auto|native|generic|off",
+        "auto",
+        "Where uplinks forward before the kernel makes a socket buffer: in drivers that can (veth pairs excepted), in the driver of every uplink, behind every driver (for tests), or nowhere",
+    ),
+    setting(
         Flows,
         "flow-entries",
         Value,

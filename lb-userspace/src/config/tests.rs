@@ -93,6 +93,11 @@ fn wrong_values_name_place_value_and_fix() {
         "10.0.0.1/8",
         "--cluster-cidr: \"10.0.0.1/8\" is wrong: bits are set behind the prefix; use 10.0.0.0/8",
     );
+    wrong(
+        "xdp",
+        "yes",
+        "--xdp: \"yes\" is wrong: use auto or native or generic or off",
+    );
     wrong("attach", "xdp", "--attach: \"xdp\" is wrong: use auto or tcx or clsact");
     wrong(
         "udp-replied-timeout",

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::attach::{Finding, Hook, Left, method_name};
 use super::clock::Clock;
 use super::interfaces::{InterfaceTable, Role};
 use super::load::Shape;
@@ -82,6 +83,8 @@ pub struct CheckInput<'a> {
     pub tables: BTreeMap<String, Shape>,
     /// Interfaces with their roles.
     pub interfaces: &'a InterfaceTable,
+    /// What stands at XDP of each uplink.
+    pub xdp: Vec<(String, Finding)>,
 }
 
 /// Makes every check, in the order in which they matter. Blocks for about 100 ms.
@@ -92,6 +95,7 @@ pub fn run(input: &CheckInput<'_>) -> Vec<Check> {
     checks.push(clock());
     checks.extend(memory(&input.tables));
     checks.extend(interfaces(input.interfaces));
+    checks.extend(xdp(&input.xdp));
     checks.push(reverse_path(input.interfaces));
     checks.extend(forwarding());
     checks.push(local_ports(
@@ -311,6 +315,27 @@ fn interfaces(table: &InterfaceTable) -> Vec<Check> {
         checks.push(Check::warn("tunnels", detail, remedy));
     }
     checks
+}
+
+fn xdp(uplinks: &[(String, Finding)]) -> Option<Check> {
+    let mode = |hook: &Hook| method_name(*hook, None);
+    let told: Vec<String> = uplinks
+        .iter()
+        .map(|(name, finding)| match finding {
+            Finding::Runs(hook) => format!("{name}: {}, ours", mode(hook)),
+            Finding::Wanted(hook) => format!("{name}: nothing yet, an agent asks for {}", mode(hook)),
+            Finding::Left(left) => format!("{name}: tc alone, because {left}"),
+            Finding::Taken => format!("{name}: tc alone, because {}", Left::Taken),
+        })
+        .collect();
+    let told = told.join("; ");
+    if told.is_empty() {
+        None
+    } else if uplinks.iter().any(|(_, finding)| *finding == Finding::Taken) {
+        Some(Check::warn("XDP", told, Left::Taken.fix()))
+    } else {
+        Some(Check::ok("XDP", told))
+    }
 }
 
 /// Works with every value; told because it is the first thing that people ask.

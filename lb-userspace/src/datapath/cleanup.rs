@@ -113,7 +113,7 @@ async fn remove_filters(netlink: &Netlink, run_dir: &RunDir, report: &mut Cleanu
         Err(error) => return report.left("clsact filters", &error),
     };
     for (ifindex, ifname) in interfaces {
-        for hook in Hook::ALL {
+        for hook in Hook::TC {
             let found = match filters(handle, ifindex, &ifname, hook).await {
                 Ok(found) => found,
                 Err(error) => {

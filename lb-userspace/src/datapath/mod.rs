@@ -1,7 +1,7 @@
 //! Between the agent and the kernel's hooks: loads and pins the programs, attaches them, follows interfaces, keeps steer0.
 //!
 //! Holds no map entries and knows nothing of Services: what it needs of them (addresses to route, addresses of the node)
-//! comes in as plain values, and [`load::Loaded::maps`] goes out to whoever fills the maps. The order of a start:
+//! comes in as plain values, and [`load::Programs::map`] and the pins go out to whoever fills the maps. The order of a start:
 //!
 //! 1. [`pins::PinDir::lock`], [`probe::Features::probe`], [`load::load`];
 //! 2. the maps are filled from elsewhere;

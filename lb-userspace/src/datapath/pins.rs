@@ -5,6 +5,7 @@
 //! <pin-dir>/maps/<name>                     maps
 //! <pin-dir>/links/<ifindex>-<ifname>-in     tcx links; `.` and `%` of the name as `%2e`, `%25` (bpffs refuses dots)
 //! <pin-dir>/links/<ifindex>-<ifname>-out
+//! <pin-dir>/links/<ifindex>-<ifname>-xdp    XDP links in the driver; `-xdpgeneric` behind it
 //! <pin-dir>/stages/[new-]<map id>           program arrays, one a load (see load/stages.rs)
 //! ```
 //!
@@ -311,7 +312,7 @@ pub struct PinLock {
 pub struct LinkPin {
     /// Interface index.
     pub ifindex: u32,
-    /// Direction.
+    /// Place.
     pub hook: Hook,
     /// Interface name when it was pinned.
     pub ifname: String,
@@ -390,7 +391,7 @@ mod tests {
     #[test]
     fn link_pins_survive_the_round_trip() {
         for ifname in ["eth0", "eth0.100", "a-b-in", "100%.2e", "-"] {
-            for hook in [Hook::Ingress, Hook::Egress] {
+            for hook in Hook::ALL {
                 let pin = LinkPin {
                     ifindex: 17,
                     hook,

@@ -165,7 +165,9 @@ impl Agent {
             "programs loaded"
         );
         let attacher = Attacher::new(loaded.programs, pins, run_dir.clone(), kind);
-        let attacher = attacher.map_err(process("open an rtnetlink socket"))?;
+        let attacher = attacher
+            .map_err(process("open an rtnetlink socket"))?
+            .with_xdp(config.xdp);
         let host = KernelHost::start(config.interfaces.clone(), attacher, run_dir).await?;
         let random = random().map_err(process("read /dev/urandom"))?;
         let sweep = Arc::new(FlowSweep::new(clock));

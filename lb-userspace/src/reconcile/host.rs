@@ -12,8 +12,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::config::InterfacePatterns;
-use crate::datapath::attach::{AttachError, Attacher, Attachment, Trust};
-use crate::datapath::interfaces::{InterfaceTable, InterfaceWatch, Rules, WatchError};
+use crate::datapath::attach::{AttachError, Attacher, Attachment, Left, Trust};
+use crate::datapath::interfaces::{Interface, InterfaceTable, InterfaceWatch, Rules, WatchError};
 use crate::datapath::netlink::Netlink;
 use crate::datapath::run_dir::RunDir;
 use crate::datapath::steer::{RouteError, RouteNeeds, RouteReport, SteerDevice, SteerError, VipRoutes};
@@ -48,6 +48,8 @@ pub trait Host: Send + 'static {
     fn attach(&mut self, table: &InterfaceTable, trust: Trust) -> impl Future<Output = Vec<HostError>> + Send;
     /// What is attached.
     fn attached(&self) -> Vec<Attachment>;
+    /// Uplinks that tc alone serves, and why.
+    fn without_xdp(&self) -> Vec<(Interface, Left)>;
     /// Routes VIPs to our device.
     fn route(
         &mut self,
@@ -134,6 +136,11 @@ impl Host for KernelHost {
 
     fn attached(&self) -> Vec<Attachment> {
         self.attacher.attached()
+    }
+
+    fn without_xdp(&self) -> Vec<(Interface, Left)> {
+        let found = self.attacher.without_xdp();
+        found.map(|(uplink, left)| (uplink.clone(), left.clone())).collect()
     }
 
     async fn route(&mut self, needs: &RouteNeeds<'_>, trust: Trust) -> Result<RouteReport, HostError> {

@@ -117,6 +117,8 @@ mod tests {
             mac: None,
             ethernet: true,
             metadata,
+            veth: false,
+            carries_vlans: false,
             addresses: vec![address],
             bridge: None,
         };

@@ -11,11 +11,11 @@ use super::steps::Failures;
 use super::upkeep::Swept;
 use super::{Host, Reconciler, Starved};
 use crate::clock::{Instant, now};
-use crate::datapath::attach::Attachment;
-use crate::datapath::interfaces::InterfaceTable;
+use crate::datapath::attach::{Attachment, Hook, Left, method_name};
+use crate::datapath::interfaces::{Interface, InterfaceTable};
 use crate::source::SourceState;
 use crate::status::report::{self, Cause, NotReady};
-use crate::status::{direction_name, method_name, table_fill};
+use crate::status::table_fill;
 
 impl<H: Host> Reconciler<H> {
     /// Tells the outcome of a cycle, and keeps the planner.
@@ -29,7 +29,10 @@ impl<H: Host> Reconciler<H> {
         began: Instant,
     ) {
         let took = now() - began;
-        let attachments: Vec<report::Attachment> = self.host.attached().iter().map(attachment).collect();
+        let attached = self.host.attached();
+        let without_xdp = self.host.without_xdp();
+        let attachments = attached.iter().map(attachment).chain(without_xdp.iter().map(no_xdp));
+        let attachments: Vec<report::Attachment> = attachments.collect();
         let errors = failures.all();
         let mut not_ready: Vec<NotReady> = Vec::new();
         if let Some(message) = failures.write.clone() {
@@ -123,9 +126,21 @@ fn attachment(attached: &Attachment) -> report::Attachment {
         interface: attached.ifname.clone(),
         ifindex: attached.ifindex,
         role: attached.role.name().to_owned(),
-        direction: direction_name(attached.hook).to_owned(),
-        method: method_name(attached.kind).to_owned(),
+        direction: attached.hook.name().to_owned(),
+        method: method_name(attached.hook, attached.kind).to_owned(),
         error: None,
+    }
+}
+
+/// An uplink that tc alone serves.
+fn no_xdp((uplink, left): &(Interface, Left)) -> report::Attachment {
+    report::Attachment {
+        interface: uplink.name.clone(),
+        ifindex: uplink.ifindex,
+        role: uplink.role.name().to_owned(),
+        direction: Hook::Xdp.name().to_owned(),
+        method: "off".to_owned(),
+        error: Some(left.to_string()),
     }
 }
 

@@ -171,6 +171,8 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, ifindex as u8]),
             ethernet: true,
             metadata: false,
+            veth: false,
+            carries_vlans: false,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             bridge: None,
         }

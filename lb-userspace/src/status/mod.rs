@@ -17,8 +17,8 @@ pub use client::{ClientError, ask};
 pub use flows::{Endpoint, FlowError, FlowFilter, FlowItem, flows_from_pins};
 #[cfg(test)]
 pub(crate) use pinned::services_of;
+pub(crate) use pinned::table_fill;
 pub use pinned::{PinnedError, report_from_pins, services_from_pins};
-pub(crate) use pinned::{direction_name, method_name, table_fill};
 pub use server::{Answers, LINE_LIMIT, ListenError, MAX_CLIENTS, Server};
 #[cfg(test)]
 pub(crate) use services::service_items;

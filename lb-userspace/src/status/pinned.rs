@@ -20,7 +20,7 @@ use super::report::{
 };
 use super::services::kind_name;
 use crate::config::Places;
-use crate::datapath::attach::{AttachError, Hook, Kind, own_filters};
+use crate::datapath::attach::{AttachError, Hook, Kind, method_name, own_filters};
 use crate::datapath::netlink::Netlink;
 use crate::datapath::pins::PinDir;
 use crate::datapath::run_dir::RunDir;
@@ -89,8 +89,8 @@ fn attachment(kind: Kind, (ifindex, interface, hook): (u32, String, Hook)) -> At
         interface,
         ifindex,
         role: role.to_owned(),
-        direction: direction_name(hook).to_owned(),
-        method: method_name(kind).to_owned(),
+        direction: hook.name().to_owned(),
+        method: method_name(hook, Some(kind)).to_owned(),
         error: None,
     }
 }
@@ -117,22 +117,6 @@ fn report(store: &dyn MapStore) -> Result<Report, MapError> {
         reasons: reason_counters(store)?,
         ..Report::default()
     })
-}
-
-/// The name of a direction as it is printed.
-pub(crate) const fn direction_name(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Ingress => "ingress",
-        Hook::Egress => "egress",
-    }
-}
-
-/// The name of a way to attach as it is printed.
-pub(crate) const fn method_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Tcx => "tcx",
-        Kind::Clsact => "clsact",
-    }
 }
 
 /// How full the published tables are.

@@ -199,9 +199,9 @@ pub struct Attachment {
     pub ifindex: u32,
     /// Its role: uplink, tunnel, pod, steer0 or lo; without an agent, `pinned` for a link and `filter` for a filter.
     pub role: String,
-    /// `ingress` or `egress`.
+    /// `ingress`, `egress` or `xdp`.
     pub direction: String,
-    /// `tcx` or `clsact`.
+    /// `tcx` or `clsact`; at XDP `native`, `generic` or `off`.
     pub method: String,
     /// Why it is not attached.
     #[serde(skip_serializing_if = "Option::is_none")]

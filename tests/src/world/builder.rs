@@ -3,9 +3,13 @@
 use std::net::Ipv4Addr;
 use std::thread;
 
+use aya::programs::XdpMode;
+
 use super::node::{self, Node};
 use super::{Cni, Host, World};
 use crate::netns::Netns;
+use crate::prog_run::xdp::XDP_PASS;
+use crate::tiny_program::TinyXdp;
 
 /// Where the clients stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,7 @@ pub struct WorldBuilder {
     client_place: ClientPlace,
     client_mtu: u32,
     tx_checksum: bool,
+    xdp: bool,
 }
 
 impl Default for WorldBuilder {
@@ -67,6 +72,7 @@ impl Default for WorldBuilder {
             client_place: ClientPlace::BehindFabric,
             client_mtu: 1500,
             tx_checksum: true,
+            xdp: false,
         }
     }
 }
@@ -179,6 +185,14 @@ impl WorldBuilder {
         self
     }
 
+    /// The nodes' links to the LAN are as a wire is to XDP: frames that a node's XDP sends arrive at the other end (a program runs
+    /// there, which passes all), and those that come have whole checksums.
+    #[must_use]
+    pub fn xdp(mut self) -> Self {
+        self.xdp = true;
+        self
+    }
+
     /// Makes the world.
     #[track_caller]
     pub fn build(&self) -> World {
@@ -205,8 +219,16 @@ impl WorldBuilder {
                 .map(|worker| worker.join().expect("a node"))
                 .collect()
         });
-        let world = World { fabric, clients, nodes };
+        let mut world = World {
+            fabric,
+            clients,
+            nodes,
+            far_ends: Vec::new(),
+        };
         world.await_links();
+        if self.xdp {
+            world.far_ends = world.nodes().iter().map(|node| far_end(&world.fabric, node)).collect();
+        }
         if !self.tx_checksum {
             let ends = world
                 .clients
@@ -283,6 +305,15 @@ impl WorldBuilder {
             client.ip4, client.ip6
         )
     }
+}
+
+/// Makes the fabric's end of a node's link fit for XDP on the node.
+fn far_end(fabric: &Netns, node: &Node) -> TinyXdp {
+    let port = format!("p-{}", node.name);
+    fabric.tx_checksum(&port, false);
+    let mut passing = TinyXdp::returning(XDP_PASS);
+    passing.attach(fabric, &port, XdpMode::Driver);
+    passing
 }
 
 /// Whether a client stands on the nodes' LAN.

@@ -29,6 +29,7 @@ pub use pod::{Cni, Pod};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::netns::Netns;
+use crate::tiny_program::TinyXdp;
 
 /// Both pod networks of every world, as `--cluster-cidr` takes them.
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/48";
@@ -70,6 +71,8 @@ pub struct World {
     pub fabric: Netns,
     clients: Vec<Host>,
     nodes: Vec<Node>,
+    /// Programs of [`WorldBuilder::xdp`].
+    far_ends: Vec<TinyXdp>,
 }
 
 impl World {

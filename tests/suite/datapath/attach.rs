@@ -94,7 +94,7 @@ fn programs_stay_when_the_agent_goes_and_the_next_one_replaces_them() {
         ifname: name.to_owned(),
         role,
         hook,
-        kind: Kind::Tcx,
+        kind: Some(Kind::Tcx),
     };
     let attached = first.attached();
     assert_eq!(attached.len(), SERVED.len(), "{attached:?}");

@@ -29,7 +29,7 @@ fn state(site: &Site) -> BTreeSet<String> {
         text.push_str(&site.node.ok(&argv));
     }
     for interface in ["lo", UPLINK, super::POD_LINK] {
-        for hook in Hook::ALL {
+        for hook in Hook::TC {
             text.push_str(&site.node.ok(&["tc", "filter", "show", "dev", interface, hook.name()]));
             _ = writeln!(
                 text,

@@ -49,7 +49,12 @@ fn maps_and_what_they_hold_live_on() {
         "{:?}",
         second.report
     );
-    let services: Array<&MapData, u64> = (&second.maps["services"]).try_into().expect("an array of words");
+    let services: Array<&MapData, u64> = second
+        .programs
+        .map("services")
+        .expect("a map")
+        .try_into()
+        .expect("an array of words");
     assert_eq!(services.get(&5, 0).expect("the word"), 4711);
     assert_eq!(
         fs::read_link(site.pins.root().join("layout")).unwrap().to_str(),

@@ -9,6 +9,7 @@ mod load;
 mod probe;
 mod routes;
 mod stand_in;
+mod xdp;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,8 @@ const UPLINK: &str = "up0";
 /// that a test did not send.
 struct Site {
     pod: Netns,
-    // The other end of the uplink; it goes with the site.
-    _outside: Netns,
+    // The other end of the uplink.
+    outside: Netns,
     node: Netns,
     pins: PinDir,
     run_dir: RunDir,
@@ -89,7 +90,7 @@ impl Site {
         run_dir.create().expect("a run directory");
         Self {
             pod,
-            _outside: outside,
+            outside,
             node,
             pins: PinDir::new(pin_path(label)),
             run_dir,
@@ -125,9 +126,10 @@ impl Site {
 
     /// Ids of the programs on a tcx hook, first to last.
     fn tcx(&self, interface: &str, hook: Hook) -> Vec<u32> {
-        let at = match hook {
-            Hook::Ingress => TcAttachType::Ingress,
-            Hook::Egress => TcAttachType::Egress,
+        let at = if hook == Hook::Egress {
+            TcAttachType::Egress
+        } else {
+            TcAttachType::Ingress
         };
         let query = || SchedClassifier::query_tcx(interface, at).expect("the programs of an interface");
         self.node

@@ -50,6 +50,7 @@ fn checks_have_names_and_remedies() {
             snat_ports: 16384..=29999,
             tables,
             interfaces: &table,
+            xdp: Vec::new(),
         })
     });
     let mut names: Vec<_> = checks.iter().map(|check| check.name).collect();
@@ -83,6 +84,7 @@ fn checks_tell_what_is_wrong_with_a_node() {
         snat_ports: 20000..=31000,
         tables: BTreeMap::new(),
         interfaces: &table,
+        xdp: Vec::new(),
     };
     let checks = site.node.run(|| run(&input));
     let warned: Vec<_> = checks

@@ -7,16 +7,19 @@
 use std::sync::LazyLock;
 
 use lb_common::layout::{LAYOUT_VERSION, map, stage};
+use lb_tests::prog_run::xdp::XDP_PASS;
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
     Architecture, BinaryFormat, Endianness, RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
 };
-use steerway::datapath::load::ProgramName;
+use steerway::datapath::load::{ProgramName, XDP_PROGRAM};
 
 /// Counter of packets that went through a program and its stage.
 pub(super) const PASSED: u32 = 1;
 /// Counter of packets whose stage was missing.
 pub(super) const LOST: u32 = 2;
+/// Counter of frames that went through the program at XDP.
+pub(super) const PASSED_XDP: u32 = 3;
 
 /// The object.
 pub(super) static STAND_IN: LazyLock<Vec<u8>> = LazyLock::new(build);
@@ -30,7 +33,7 @@ const LRU_HASH: u32 = 9;
 const MAPPED: u32 = 0x400;
 
 /// Name, type, key and value size, entries, flags.
-const MAPS: [(&str, [u32; 5]); 14] = [
+const MAPS: [(&str, [u32; 5]); 15] = [
     ("affinity_v4", [LRU_HASH, 24, 16, 64, 0]),
     (map::ARENA, [ARRAY, 4, 8, 64, MAPPED]),
     (map::BACKENDS, [ARRAY, 4, 32, 64, MAPPED]),
@@ -45,6 +48,10 @@ const MAPS: [(&str, [u32; 5]); 14] = [
     (map::REASONS, [PERCPU_ARRAY, 4, 8, 64, 0]),
     (map::SERVICES, [ARRAY, 4, 8, 64, MAPPED]),
     (map::STAGES, [PROGRAM_ARRAY, 4, 4, stage::PROGRAMS.len() as u32, 0]),
+    (
+        map::STAGES_XDP,
+        [PROGRAM_ARRAY, 4, 4, stage::XDP_PROGRAMS.len() as u32, 0],
+    ),
 ];
 
 const GLOBALS: [&str; 4] = [map::FLOW_MASK_V4, map::FLOW_MASK_V6, map::CSUM_IPV6, map::FIB_SOURCE];
@@ -79,7 +86,7 @@ fn build() -> Vec<u8> {
     let (reasons, stages) = (reasons.expect("counters"), stages.expect("stages"));
     let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
     for name in ProgramName::ALL.map(ProgramName::name) {
-        let code = [jump_to_stage(), count(LOST)].concat();
+        let code = [jump_to_stage(), count(LOST, NEXT)].concat();
         program(
             &mut object,
             section,
@@ -89,7 +96,18 @@ fn build() -> Vec<u8> {
         );
     }
     for name in stage::PROGRAMS {
-        program(&mut object, section, name, &count(PASSED), &[(COUNT_MAP, reasons)]);
+        program(
+            &mut object,
+            section,
+            name,
+            &count(PASSED, NEXT),
+            &[(COUNT_MAP, reasons)],
+        );
+    }
+    let section = object.add_section(Vec::new(), b"xdp.frags".to_vec(), SectionKind::Text);
+    for name in [XDP_PROGRAM].into_iter().chain(stage::XDP_PROGRAMS) {
+        let code = count(PASSED_XDP, XDP_PASS);
+        program(&mut object, section, name, &code, &[(COUNT_MAP, reasons)]);
     }
     object.write().expect("an ELF object")
 }
@@ -146,8 +164,11 @@ fn jump_to_stage() -> Vec<u8> {
     .concat()
 }
 
-/// `reasons[counter] += 1; return TCX_NEXT`.
-fn count(counter: u32) -> Vec<u8> {
+/// Return value `TCX_NEXT`.
+const NEXT: u32 = u32::MAX;
+
+/// `reasons[counter] += 1; return verdict`.
+fn count(counter: u32, verdict: u32) -> Vec<u8> {
     [
         insn(0x62, 10, 0, -4, counter),
         insn(0xbf, 2, 10, 0, 0),
@@ -159,7 +180,7 @@ fn count(counter: u32) -> Vec<u8> {
         insn(0x79, 1, 0, 0, 0),
         insn(0x07, 1, 0, 0, 1),
         insn(0x7b, 0, 1, 0, 0),
-        insn(0xb7, 0, 0, 0, u32::MAX),
+        insn(0xb7, 0, 0, 0, verdict),
         insn(0x95, 0, 0, 0, 0),
     ]
     .concat()

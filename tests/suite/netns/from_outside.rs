@@ -12,7 +12,8 @@ use super::scene::{NODE_PORT, PORT, Scene, at, families};
 const SECOND: Duration = Duration::from_secs(2);
 
 #[track_caller]
-fn all_frontends_reach_all_backends(scene: &Scene) {
+pub(super) fn all_frontends_reach_all_backends(scene: &Scene) {
+    let _dump = OnFailure::of(&scene.world);
     let client = scene.world.client();
     for addresses in families() {
         let node = scene.world.node(1).ip_like(addresses.cluster);
@@ -33,21 +34,21 @@ fn all_frontends_reach_all_backends(scene: &Scene) {
 
 #[test]
 fn every_external_frontend_reaches_every_backend() {
-    let scene = Scene::new();
-    let _dump = OnFailure::of(&scene.world);
-    all_frontends_reach_all_backends(&scene);
+    all_frontends_reach_all_backends(&Scene::new());
 }
 
 #[test]
 fn every_external_frontend_reaches_every_backend_over_a_tunnel() {
-    let scene = Scene::of(&World::builder().routing(PodRouting::Vxlan), &[]);
-    let _dump = OnFailure::of(&scene.world);
-    all_frontends_reach_all_backends(&scene);
+    all_frontends_reach_all_backends(&Scene::of(&World::builder().routing(PodRouting::Vxlan), &[]));
 }
 
 #[test]
 fn a_local_backend_sees_the_client_and_a_remote_one_the_node() {
-    let mut scene = Scene::new();
+    backends_see_whom_they_should(Scene::new());
+}
+
+#[track_caller]
+pub(super) fn backends_see_whom_they_should(mut scene: Scene) {
     let _dump = OnFailure::of(&scene.world);
     for (pod, local) in [("pod1-1", true), ("pod2-1", false)] {
         scene.put_endpoints(&[pod]);
@@ -68,7 +69,11 @@ fn a_local_backend_sees_the_client_and_a_remote_one_the_node() {
 
 #[test]
 fn external_policy_local_serves_from_local_backends_alone_and_drops_without_one() {
-    let mut scene = Scene::new();
+    external_policy_local_holds(Scene::new());
+}
+
+#[track_caller]
+pub(super) fn external_policy_local_holds(mut scene: Scene) {
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&super::scene::web().external_local());
     scene.put_endpoints(&["pod1-1", "pod2-1"]);
@@ -96,7 +101,11 @@ fn external_policy_local_serves_from_local_backends_alone_and_drops_without_one(
 
 #[test]
 fn source_ranges_let_only_their_clients_in() {
-    let mut scene = Scene::new();
+    source_ranges_hold(Scene::new());
+}
+
+#[track_caller]
+pub(super) fn source_ranges_hold(mut scene: Scene) {
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(
         &super::scene::web()

@@ -9,7 +9,11 @@ use super::scene::{Addresses, PORT, Scene, at, families};
 
 #[test]
 fn a_vip_answers_pings_of_pods_the_node_and_clients() {
-    let scene = Scene::new();
+    vips_answer_pings(&Scene::new());
+}
+
+#[track_caller]
+pub(super) fn vips_answer_pings(scene: &Scene) {
     let _dump = OnFailure::of(&scene.world);
     for addresses in families() {
         for vip in [addresses.cluster, addresses.balancer, addresses.external] {

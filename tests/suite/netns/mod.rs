@@ -34,3 +34,4 @@ mod udp_flows;
 mod udp_segments;
 mod unhooked;
 mod vlan;
+mod xdp;

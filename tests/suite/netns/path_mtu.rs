@@ -13,10 +13,9 @@ use super::scene::{Addresses, NODE_PORT, PORT, Scene, at, families};
 const NARROW: u32 = 1280;
 const BYTES: u64 = 3_000_000;
 
-/// The usual scene with one backend.
+/// A scene with one backend.
 #[track_caller]
-fn scene_over(backend: &str) -> Scene {
-    let mut scene = Scene::new();
+fn scene_over(mut scene: Scene, backend: &str) -> Scene {
     scene.put_endpoints(&[backend]);
     scene.settle();
     scene
@@ -39,8 +38,13 @@ fn transfer(from: &Netns, to: SocketAddr, backend: &str) -> u32 {
 
 #[test]
 fn clients_outside_and_the_node_learn_of_a_narrow_link_to_the_backend() {
+    clients_learn(Scene::new);
+}
+
+#[track_caller]
+pub(super) fn clients_learn(usual: impl Fn() -> Scene) {
     for backend in ["pod1-2", "pod2-1"] {
-        let scene = scene_over(backend);
+        let scene = scene_over(usual(), backend);
         let _dump = OnFailure::of(&scene.world);
         scene.world.narrow_way_to_pod(backend, NARROW);
         for addresses in families() {
@@ -57,8 +61,13 @@ fn clients_outside_and_the_node_learn_of_a_narrow_link_to_the_backend() {
 
 #[test]
 fn a_backend_learns_of_a_narrow_link_to_a_client_outside() {
+    backends_learn(Scene::new);
+}
+
+#[track_caller]
+pub(super) fn backends_learn(usual: impl Fn() -> Scene) {
     for backend in ["pod1-2", "pod2-1"] {
-        let scene = scene_over(backend);
+        let scene = scene_over(usual(), backend);
         let _dump = OnFailure::of(&scene.world);
         scene.world.narrow_way_to_client("client1", NARROW);
         let pod = scene.world.pod(backend);

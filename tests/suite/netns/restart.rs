@@ -19,7 +19,11 @@ const RATE: u32 = 10_000;
 
 #[test]
 fn nothing_is_lost_over_kills_and_endpoint_churn() {
-    let mut scene = Scene::new();
+    nothing_is_lost(Scene::new());
+}
+
+#[track_caller]
+pub(super) fn nothing_is_lost(mut scene: Scene) {
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(
         &service("default", "other")
@@ -56,7 +60,11 @@ fn nothing_is_lost_over_kills_and_endpoint_churn() {
 
 #[test]
 fn a_restart_with_nothing_changed_writes_nothing() {
-    let mut scene = Scene::new();
+    nothing_is_written(Scene::new());
+}
+
+#[track_caller]
+pub(super) fn nothing_is_written(mut scene: Scene) {
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(
         &service("default", "other")

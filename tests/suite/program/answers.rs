@@ -136,22 +136,16 @@ fn a_packet_on_its_last_hop_is_answered_where_we_route_and_passes_where_the_stac
                 "to another node",
                 web_on(family, &[Backend::Remote]),
                 vec![
-                    at(UplinkIn, &new.clone().ttl(1)).redirected_as(
-                        UPLINK,
-                        &exceeded(&new.clone().ttl(1), 20),
-                        &[TimeExceeded],
-                    ),
-                    at(UplinkIn, &datagram.clone().ttl(1)).redirected_as(
-                        UPLINK,
-                        &exceeded(&datagram.clone().ttl(1), 8),
-                        &[TimeExceeded],
-                    ),
+                    at(UplinkIn, &new.clone().ttl(1))
+                        .redirected_as(UPLINK, &exceeded(&new.clone().ttl(1), 20), &[TimeExceeded])
+                        .handed_over(),
+                    at(UplinkIn, &datagram.clone().ttl(1))
+                        .redirected_as(UPLINK, &exceeded(&datagram.clone().ttl(1), 8), &[TimeExceeded])
+                        .handed_over(),
                     at(UplinkIn, &new.clone().ttl(2)).redirected_as(UPLINK, &sent("S").ttl(1), &[NewFlow, Forward]),
-                    at(UplinkIn, &data.clone().ttl(1)).redirected_as(
-                        UPLINK,
-                        &exceeded(&data.clone().ttl(1), 20),
-                        &[TimeExceeded],
-                    ),
+                    at(UplinkIn, &data.clone().ttl(1))
+                        .redirected_as(UPLINK, &exceeded(&data.clone().ttl(1), 20), &[TimeExceeded])
+                        .handed_over(),
                 ],
             ),
             Case::new(
@@ -190,9 +184,13 @@ fn what_does_not_fit_the_way_out_is_told_its_mtu() {
                 "one byte too much",
                 web_on(family, &[Backend::Narrow]),
                 vec![
-                    at(UplinkIn, &of("S", room + 1)).redirected_as(UPLINK, &told(&of("S", room + 1)), &[TooBig]),
+                    at(UplinkIn, &of("S", room + 1))
+                        .redirected_as(UPLINK, &told(&of("S", room + 1)), &[TooBig])
+                        .handed_over(),
                     at(UplinkIn, &of("S", room)).redirected_as(UPLINK, &sent("S", room), &[NewFlow, Forward]),
-                    at(UplinkIn, &of("A", room + 1)).redirected_as(UPLINK, &told(&of("A", room + 1)), &[TooBig]),
+                    at(UplinkIn, &of("A", room + 1))
+                        .redirected_as(UPLINK, &told(&of("A", room + 1)), &[TooBig])
+                        .handed_over(),
                     at(UplinkIn, &of("A", room)).redirected_as(UPLINK, &sent("A", room), &[Forward]),
                 ],
             ),
@@ -201,20 +199,20 @@ fn what_does_not_fit_the_way_out_is_told_its_mtu() {
                 web_on(family, &[Backend::Narrow]),
                 vec![
                     at(UplinkIn, &of("S", 0)).redirected_as(UPLINK, &sent("S", 0), &[NewFlow, Forward]),
-                    at(UplinkIn, &of("A", 3000)).in_segments_of(room as u32).redirected_as(
-                        UPLINK,
-                        &sent("A", 3000),
-                        &[Forward],
-                    ),
+                    at(UplinkIn, &of("A", 3000))
+                        .in_segments_of(room as u32)
+                        .redirected_as(UPLINK, &sent("A", 3000), &[Forward])
+                        .handed_over(),
                     at(UplinkIn, &of("A", 3000))
                         .in_segments_of(room as u32 + 1)
-                        .redirected_as(UPLINK, &told(&of("A", 3000)), &[TooBig]),
+                        .redirected_as(UPLINK, &told(&of("A", 3000)), &[TooBig])
+                        .handed_over(),
                 ],
             ),
             Case::new(
                 "no way at all",
                 web_on(family, &[Backend::Unreachable]),
-                vec![at(UplinkIn, &of("S", 10)).dropped(&[NoRoute])],
+                vec![at(UplinkIn, &of("S", 10)).dropped(&[NoRoute]).handed_over()],
             ),
         ]
     });

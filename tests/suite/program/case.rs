@@ -31,6 +31,8 @@ pub(super) struct Step {
     pub(super) end: End,
     pub(super) becomes: Option<Vec<u8>>,
     pub(super) counts: BTreeMap<Reason, u64>,
+    /// XDP leaves the packet to tc, untouched.
+    pub(super) handed_over: bool,
     new_objects: Option<Objects>,
 }
 
@@ -66,6 +68,7 @@ pub(super) fn at_frame(program: ProgramName, frame: Vec<u8>) -> Step {
         end: End::Next,
         becomes: None,
         counts: BTreeMap::new(),
+        handed_over: false,
         new_objects: None,
     }
 }
@@ -108,6 +111,12 @@ impl Step {
     /// Before the packet comes, these objects take the place of those there were.
     pub(super) fn after(mut self, objects: Objects) -> Self {
         self.new_objects = Some(objects);
+        self
+    }
+
+    /// XDP leaves this packet to tc, untouched; of all others the same becomes at XDP.
+    pub(super) fn handed_over(mut self) -> Self {
+        self.handed_over = true;
         self
     }
 
@@ -166,7 +175,7 @@ impl Step {
     }
 }
 
-fn counted(reasons: &[Reason]) -> BTreeMap<Reason, u64> {
+pub(super) fn counted(reasons: &[Reason]) -> BTreeMap<Reason, u64> {
     reasons.iter().fold(BTreeMap::new(), |mut all, reason| {
         *all.entry(*reason).or_default() += 1;
         all

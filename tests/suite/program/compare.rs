@@ -138,7 +138,7 @@ fn sums(program: ProgramName, bytes: &[u8]) -> String {
     }
 }
 
-fn delta(before: &[u64], after: &[u64]) -> BTreeMap<Reason, u64> {
+pub(super) fn delta(before: &[u64], after: &[u64]) -> BTreeMap<Reason, u64> {
     Reason::ALL
         .iter()
         .map(|reason| (*reason, after[*reason as usize] - before[*reason as usize]))

@@ -62,7 +62,9 @@ fn followed(family: Addresses) -> Vec<Case> {
     )
     .map(|(index, (before, after))| {
         let counts: &[_] = if index == 0 { &[NewFlow, Forward] } else { &[Forward] };
-        at_frame(UplinkIn, before).redirected_as_frame(UPLINK, after, counts)
+        at_frame(UplinkIn, before)
+            .redirected_as_frame(UPLINK, after, counts)
+            .handed_over()
     });
     vec![
         Case::new("both ways by the stack", web_on(family, &[Backend::Remote]), by_stack),
@@ -90,8 +92,12 @@ fn a_fragment_that_overtakes_its_first_is_dropped_where_the_address_is_ours_alon
             web_on(family, &[Backend::Local]),
             vec![
                 at_frame(PodIn, later(pod, family.vip(), 20)).dropped(&[FragmentLost]),
-                at_frame(UplinkIn, later(client, family.load_balancer(), 21)).dropped(&[FragmentLost]),
-                at_frame(UplinkIn, later(client, family.node(), 22)).passes(&[NotParsed]),
+                at_frame(UplinkIn, later(client, family.load_balancer(), 21))
+                    .dropped(&[FragmentLost])
+                    .handed_over(),
+                at_frame(UplinkIn, later(client, family.node(), 22))
+                    .passes(&[NotParsed])
+                    .handed_over(),
                 at_frame(PodIn, later(pod, family.stranger(), 23)).passes(&[NotOurs]),
                 at_frame(PodIn, pings[0].clone()).dropped(&[EchoDropped]),
                 at_frame(PodIn, pings[1].clone()).dropped(&[FragmentLost]),

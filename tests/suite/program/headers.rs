@@ -185,7 +185,8 @@ fn a_packet_that_ends_within_its_headers_passes() {
             steps.push(
                 at(UplinkIn, &many.tcp(CLIENT_PORT, PORT, "S"))
                     .on(UPLINK)
-                    .passes(&[NotOurs]),
+                    .passes(&[NotOurs])
+                    .handed_over(),
             );
         }
         vec![Case::new("short", web_on(family, &[Backend::Local]), steps).never_summed()]

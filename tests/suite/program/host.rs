@@ -2,18 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use lb_common::access::{Route, RouteKind, TableFamily};
+use lb_common::access::{Macs, Route, RouteKind, TableFamily};
 use lb_common::family::{V4, V6};
 use lb_common::layout::config;
 use lb_common::pipeline::{self, Hook};
-use lb_common::testing::Buffer;
+use lb_common::testing::{Buffer, Frame};
 use lb_common::verdict::{Action, Verdict};
 use steerway::datapath::load::ProgramName;
 use steerway::maps::{
     HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, address_of_words, address_words,
 };
 
-use super::node::{Found, route};
+use super::node::{Found, mac_word, route};
 use super::{ETHERNET, FLOW_SETS, Given};
 
 /// What the pipeline decided.
@@ -52,6 +52,7 @@ impl Surroundings for Still<'_> {
                 ifindex,
                 next_hop,
                 source,
+                macs,
                 ..
             } => Route {
                 kind: RouteKind::Via,
@@ -59,6 +60,10 @@ impl Surroundings for Still<'_> {
                 next_hop: F::from_words(address_words(next_hop)),
                 source: F::from_words(address_words(source)),
                 mtu: 0,
+                macs: macs.map_or_else(Macs::default, |[to, from]| Macs {
+                    to: mac_word(to),
+                    from: mac_word(from),
+                }),
             },
         }
     }
@@ -101,14 +106,30 @@ impl Host {
         let decision = match given.frame[12..ETHERNET] {
             [0x08, 0x00] => self.family::<V4>(program, &mut packet, l3),
             [0x86, 0xdd] => self.family::<V6>(program, &mut packet, l3),
-            // As the programs do with what is not IP.
-            _ => Decision {
-                action: Action::Pass,
-                ifindex: 0,
-                next_hop: Ipv4Addr::UNSPECIFIED.into(),
-            },
+            _ => PASSED,
         };
         (packet, decision)
+    }
+
+    /// As [`Self::run`], for the uplink's XDP hook.
+    pub(super) fn run_xdp(&self, frame: &[u8], ifindex: u32) -> (Frame, Decision) {
+        let mut packet = Frame::new(frame.to_vec(), ifindex);
+        let decision = match frame[12..ETHERNET] {
+            [0x08, 0x00] => self.early::<V4>(&mut packet),
+            [0x86, 0xdd] => self.early::<V6>(&mut packet),
+            _ => PASSED,
+        };
+        (packet, decision)
+    }
+
+    fn early<F: TableFamily>(&self, packet: &mut Frame) -> Decision {
+        let tables = HostTables {
+            store: &self.store,
+            surroundings: &Still(&self.store),
+        };
+        decision::<F>(&pipeline::process::<F, _, _, { Hook::UPLINK_IN }>(
+            packet, &tables, ETHERNET,
+        ))
     }
 
     fn family<F: TableFamily>(&self, program: ProgramName, packet: &mut Buffer, l3: usize) -> Decision {
@@ -128,10 +149,21 @@ impl Host {
             ProgramName::SteerOut => pipeline::process::<F, _, _, { Hook::STEER_OUT }>(packet, &tables, l3),
             ProgramName::LoOut => pipeline::process::<F, _, _, { Hook::LO_OUT }>(packet, &tables, l3),
         };
-        Decision {
-            action: verdict.action,
-            ifindex: verdict.ifindex,
-            next_hop: address_of_words(F::V6, F::to_words(verdict.next_hop)),
-        }
+        decision::<F>(&verdict)
     }
 }
+
+fn decision<F: TableFamily>(verdict: &Verdict<F::Addr>) -> Decision {
+    Decision {
+        action: verdict.action,
+        ifindex: verdict.ifindex,
+        next_hop: address_of_words(F::V6, F::to_words(verdict.next_hop)),
+    }
+}
+
+/// As the programs do with what is not IP.
+const PASSED: Decision = Decision {
+    action: Action::Pass,
+    ifindex: 0,
+    next_hop: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+};

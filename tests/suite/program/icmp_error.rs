@@ -165,7 +165,9 @@ fn an_error_for_a_process_of_the_host_comes_by_steer0_from_the_vip() {
                 web_on(family, &[Backend::Remote]),
                 vec![
                     at(SteerOut, &flow.ask("S")).redirected_as(UPLINK, &flow.asked("S"), &[NewFlow, Forward]),
-                    at(UplinkIn, &about).redirected_as(STEER, &told, &[IcmpError]),
+                    at(UplinkIn, &about)
+                        .redirected_as(STEER, &told, &[IcmpError])
+                        .handed_over(),
                 ],
             )
         })

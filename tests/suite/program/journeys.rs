@@ -224,9 +224,14 @@ impl Onwards {
             Self::Steer => (End::Redirect(STEER), packet.clone().macs(CLIENT_MAC, STEER_MAC)),
             Self::Loopback => (End::Redirect(LO), packet.clone().macs(CLIENT_MAC, [0; 6])),
         };
-        match end {
+        let step = match end {
             End::Redirect(device) => step.redirected_as(device, &packet, counts),
             End::Next | End::Drop => step.passes_as(&packet, counts),
+        };
+        match self {
+            // Not a way that XDP has.
+            Self::Steer | Self::Loopback => step.handed_over(),
+            Self::Stack | Self::Routed(_) | Self::Out(_) | Self::Back(_) => step,
         }
     }
 }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aya::programs::{ProgramFd, SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::{ProgramFd, SchedClassifier, TcAttachType, XdpMode, loaded_programs};
 use lb_tests::netns::Netns;
-use lb_tests::prog_run::{Input, InputSum, Output, SkbFields};
+use lb_tests::prog_run::{Input, InputSum, Output, SkbFields, xdp};
+use lb_tests::tiny_program::TinyXdp;
 use steerway::datapath::load::{LoadOptions, OBJECT, ProgramName, Programs, load};
 use steerway::datapath::pins::{BPFFS, PinDir, mount_bpffs};
 use steerway::datapath::probe::Features;
@@ -24,6 +25,13 @@ pub(super) struct Kernel {
     programs: Programs,
     descriptors: BTreeMap<ProgramName, ProgramFd>,
     pub(super) store: BpfStore,
+    xdp: Option<Early>,
+}
+
+/// The program at XDP, and what makes the uplink a device that has one.
+struct Early {
+    descriptor: ProgramFd,
+    _runs: TinyXdp,
 }
 
 impl Kernel {
@@ -47,7 +55,32 @@ impl Kernel {
                 .collect(),
             programs,
             store: store.expect("a loaded object").expect("the programs' maps"),
+            xdp: None,
         }
+    }
+
+    /// Loads the programs at XDP.
+    pub(super) fn load_xdp(&mut self) {
+        let mut runs = TinyXdp::returning(xdp::XDP_PASS);
+        runs.attach(&self.netns, "up0", XdpMode::Driver);
+        let pins = PinDir::new(pin_path());
+        fs::create_dir_all(pins.root().join("stages")).expect("a folder for pins");
+        let program = self.programs.xdp(&pins);
+        let descriptor = program.map(|program| program.fd().and_then(|fd| Ok(fd.try_clone()?)));
+        // The array of the stages lives as long as its descriptor does.
+        remove(&pins);
+        self.xdp = Some(Early {
+            descriptor: descriptor.expect("the programs at XDP").expect("a descriptor"),
+            _runs: runs,
+        });
+    }
+
+    /// Runs the program at XDP of the uplink on one frame.
+    pub(super) fn run_xdp(&self, frame: &[u8], ifindex: u32) -> Result<xdp::Output, String> {
+        let program = &self.xdp.as_ref().expect("loaded programs at XDP").descriptor;
+        self.netns
+            .run(|| xdp::run(program.as_fd(), frame, ifindex))
+            .map_err(|error| format!("the kernel's run failed: {error}"))
     }
 
     /// Runs a program on one packet. Fails the test where the kernel finds that a whole-packet sum was broken.

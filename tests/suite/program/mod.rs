@@ -6,6 +6,8 @@
 //! the tables in memory, so seeds, generations and ids are the same; bytes, ends and counters must be the same too, and so
 //! must the two flow tables after each packet. Checksums are judged by a parser that is not ours.
 //!
+//! And it runs a third time with the program at XDP before the one at tc (`xdp.rs`).
+//!
 //! Where nearly all cases fail at once, the embedded object is older than lb-common: `cargo xtask build-ebpf`.
 
 mod affinity;
@@ -30,6 +32,7 @@ mod offload;
 mod policy;
 mod refusal;
 mod steered;
+mod xdp;
 
 use lb_common::layout::config;
 use lb_common::verdict::REASONS;
@@ -157,6 +160,7 @@ impl World {
 #[track_caller]
 fn run_cases(label: &str, cases: impl Fn(Addresses) -> Vec<Case>) {
     let mut world = World::new(label);
+    world.kernel.load_xdp();
     let mut wrong = Vec::new();
     for at in Addresses::BOTH {
         let cases = cases(at);
@@ -170,6 +174,15 @@ fn run_cases(label: &str, cases: impl Fn(Addresses) -> Vec<Case>) {
                 let family = at.pick("IPv4", "IPv6");
                 if let Err(text) = world.run(&case, summed) {
                     wrong.push(format!("== {} ({family}, summed: {summed})\n{text}", case.name));
+                }
+            }
+            for outside in [false, true] {
+                if let Err(text) = world.run_with_xdp(&case, outside) {
+                    let family = at.pick("IPv4", "IPv6");
+                    wrong.push(format!(
+                        "== {} ({family}, with XDP, all from outside: {outside})\n{text}",
+                        case.name
+                    ));
                 }
             }
         }

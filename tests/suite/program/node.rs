@@ -19,6 +19,10 @@ pub(super) const CLIENT_VETH: u32 = 11;
 pub(super) const BACKEND_VETH: u32 = 12;
 pub(super) const STEER: u32 = 13;
 
+/// The uplink's MAC address, to which packets are built.
+pub(super) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// The next hop's.
+pub(super) const NEXT_HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 pub(super) const STEER_MAC: [u8; 6] = [2, 0, 0, 0, 0xee, 0xee];
 pub(super) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0xbb, 0xbb];
 
@@ -79,6 +83,11 @@ impl Addresses {
         self.parse("10.2.0.99", "fd00:2::99")
     }
 
+    /// A pod of another node behind a next hop that nobody has asked for its MAC address.
+    pub(super) fn unresolved_pod(self) -> IpAddr {
+        self.parse("10.2.0.98", "fd00:2::98")
+    }
+
     /// A pod to which no route leads.
     pub(super) fn unreachable_pod(self) -> IpAddr {
         self.parse("10.9.0.9", "fd00:9::9")
@@ -95,6 +104,10 @@ impl Addresses {
 
     pub(super) fn next_hop(self) -> IpAddr {
         self.parse("198.51.100.254", "2001:db8:2::fe")
+    }
+
+    fn unresolved_hop(self) -> IpAddr {
+        self.parse("198.51.100.253", "2001:db8:2::fd")
     }
 
     pub(super) fn vip(self) -> IpAddr {
@@ -124,6 +137,8 @@ pub(super) enum Found {
         next_hop: IpAddr,
         source: IpAddr,
         mtu: u16,
+        /// MAC addresses of a frame to the next hop, where they are known: the receiver's and the sender's.
+        macs: Option<[[u8; 6]; 2]>,
     },
     Local,
     Nothing,
@@ -147,12 +162,15 @@ pub(super) fn route(destination: IpAddr) -> Found {
             next_hop: pod,
             source: at.gateway_of_pods(),
             mtu: MTU,
+            macs: None,
         };
     }
+    let resolved = destination != at.unresolved_pod();
     Found::Via {
         ifindex: UPLINK,
-        next_hop: at.next_hop(),
+        next_hop: if resolved { at.next_hop() } else { at.unresolved_hop() },
         source: at.node(),
+        macs: resolved.then_some([NEXT_HOP_MAC, UPLINK_MAC]),
         mtu: if destination == at.narrow_pod() {
             NARROW_MTU
         } else {
@@ -177,9 +195,14 @@ pub(super) fn namespace(label: &str) -> Netns {
     ];
     let mut batch = String::new();
     for (name, index) in names {
+        let mac = if index == UPLINK {
+            format!("address {}", mac_text(UPLINK_MAC))
+        } else {
+            String::new()
+        };
         _ = write!(
             batch,
-            "link add {name} index {index} mtu {MTU} type veth peer name {name}-peer index {}\n\
+            "link add {name} index {index} {mac} mtu {MTU} type veth peer name {name}-peer index {}\n\
              link set {name} up\n\
              link set {name}-peer up\n",
             index + 100
@@ -198,11 +221,16 @@ pub(super) fn namespace(label: &str) -> Netns {
              route add {}/{bits} dev pod1 src {gateway}\n\
              route add default via {hop} dev up0 src {node}\n\
              route add {}/{bits} via {hop} dev up0 src {node} mtu lock {NARROW_MTU}\n\
+             route add {}/{bits} via {} dev up0 src {node}\n\
+             neighbour add {hop} lladdr {} dev up0 nud permanent\n\
              route add unreachable {}/{bits}\n",
             at.pick("24", "64"),
             at.pod(),
             at.local_pod(),
             at.narrow_pod(),
+            at.unresolved_pod(),
+            at.unresolved_hop(),
+            mac_text(NEXT_HOP_MAC),
             at.unreachable_pod(),
         );
     }
@@ -268,7 +296,11 @@ fn device(ifindex: u32) -> Device {
     }
 }
 
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// A MAC address as map words hold it.
-fn mac_word(mac: [u8; 6]) -> u64 {
+pub(super) fn mac_word(mac: [u8; 6]) -> u64 {
     mac.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }

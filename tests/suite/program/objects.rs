@@ -105,6 +105,8 @@ pub(super) enum Backend {
     Narrow,
     /// A pod to which no route leads.
     Unreachable,
+    /// A pod behind a next hop of unknown MAC address.
+    Unresolved,
     /// The pod that is the client too.
     Client,
     /// A process in the host's network.
@@ -120,6 +122,7 @@ impl Backend {
             Self::Remote => (at.remote_pod(), "node-b"),
             Self::Narrow => (at.narrow_pod(), "node-b"),
             Self::Unreachable => (at.unreachable_pod(), "node-b"),
+            Self::Unresolved => (at.unresolved_pod(), "node-b"),
         };
         slice.endpoint(address).node(node).ready(true)
     }

@@ -28,7 +28,9 @@ fn a_packet_of_another_that_only_steer0_met_is_routed_and_its_reply_as_well() {
                     &flow.asked("S").ttl(63),
                     &[NewFlow, Forward],
                 ),
-                at(UplinkIn, &flow.answer("SA")).redirected_as(CLIENT_VETH, &flow.answered("SA").ttl(63), &[Reply]),
+                at(UplinkIn, &flow.answer("SA"))
+                    .redirected_as(CLIENT_VETH, &flow.answered("SA").ttl(63), &[Reply])
+                    .handed_over(),
             ],
         )]
     });

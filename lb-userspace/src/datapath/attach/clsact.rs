@@ -57,7 +57,7 @@ pub struct FilterPlace {
 pub async fn own_filters(netlink: &Netlink) -> Result<Vec<FilterPlace>, AttachError> {
     let mut places = Vec::new();
     for (ifindex, ifname) in netlink.interfaces().await.map_err(AttachError::ListInterfaces)? {
-        for hook in Hook::ALL {
+        for hook in Hook::TC {
             let found = filters(netlink.handle(), ifindex, &ifname, hook).await?;
             places.extend(found.iter().filter(|filter| filter.is_ours()).map(|_| FilterPlace {
                 ifindex,
@@ -110,9 +110,10 @@ pub(in crate::datapath) async fn filters(
     hook: Hook,
 ) -> Result<Vec<Filter>, AttachError> {
     let request = handle.traffic_filter(ifindex.cast_signed()).get();
-    let request = match hook {
-        Hook::Ingress => request.ingress(),
-        Hook::Egress => request.egress(),
+    let request = if hook == Hook::Egress {
+        request.egress()
+    } else {
+        request.ingress()
     };
     let mut found = Vec::new();
     let mut answers = request.execute();
@@ -183,7 +184,7 @@ pub(in crate::datapath) async fn remove_own_qdisc(
     if !run_dir.has_qdisc(ifindex) {
         return Ok(false);
     }
-    for hook in Hook::ALL {
+    for hook in Hook::TC {
         if !filters(handle, ifindex, ifname, hook).await?.is_empty() {
             return Ok(false);
         }
@@ -236,9 +237,10 @@ fn ensure_qdisc(run_dir: &RunDir, target: &Target) -> Result<(), AttachError> {
 /// at egress.
 fn add(program: &mut SchedClassifier, target: &Target) -> Result<(), AttachError> {
     for step in 0..PRIORITIES {
-        let priority = match target.hook {
-            Hook::Ingress => 1 + step,
-            Hook::Egress => u16::MAX - step,
+        let priority = if target.hook == Hook::Egress {
+            u16::MAX - step
+        } else {
+            1 + step
         };
         let options = NlOptions {
             priority,

@@ -1,7 +1,7 @@
 //! Which program runs on which interface and direction, kept true from one interface table to the next.
 //!
-//! In: loaded programs and an [`InterfaceTable`]. Out: tcx links pinned in the pin directory, or clsact filters, that stay when
-//! the agent goes. What an earlier agent left is adopted and its program replaced in place, so there is never a moment without
+//! In: loaded programs and an [`InterfaceTable`]. Out: tcx and XDP links pinned in the pin directory, or clsact filters, that
+//! stay when the agent goes. What an earlier agent left is adopted and its program replaced in place, so there is never a moment without
 //! a program; a hook is never served by both kinds for longer than it takes to remove the other one (a packet that passes two
 //! of our programs finds nothing to do in the second). One interface that cannot be hooked does not keep the others from it.
 //!
@@ -10,6 +10,7 @@
 
 mod clsact;
 mod tcx;
+mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,14 +25,16 @@ use thiserror::Error;
 
 pub use clsact::{FilterPlace, own_filters};
 pub(super) use clsact::{filters, remove_filter, remove_own_qdisc};
+pub use xdp::{Finding, Left, intent, survey};
 
 use super::interfaces::{Interface, InterfaceTable, Role};
 use super::load::{ProgramName, Programs, retire_others};
 use super::netlink::Netlink;
 use super::pins::PinDir;
 use super::run_dir::RunDir;
+use crate::config::Xdp;
 
-/// A direction of an interface.
+/// A place of an interface where a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hook {
@@ -39,17 +42,26 @@ pub enum Hook {
     Ingress,
     /// Packets that go out.
     Egress,
+    /// Frames that come in, in the driver.
+    Xdp,
+    /// Frames that come in, behind the driver.
+    XdpGeneric,
 }
 
 impl Hook {
-    /// Both directions.
-    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+    /// Every hook.
+    pub const ALL: [Self; 4] = [Self::Ingress, Self::Egress, Self::Xdp, Self::XdpGeneric];
+    /// The directions of tc.
+    pub const TC: [Self; 2] = [Self::Ingress, Self::Egress];
+    /// The modes of XDP.
+    pub const XDP: [Self; 2] = [Self::Xdp, Self::XdpGeneric];
 
     /// The name for logs and output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
+            Self::Xdp | Self::XdpGeneric => "xdp",
         }
     }
 
@@ -58,6 +70,8 @@ impl Hook {
         match self {
             Self::Ingress => "in",
             Self::Egress => "out",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdpgeneric",
         }
     }
 
@@ -65,9 +79,10 @@ impl Hook {
         Self::ALL.into_iter().find(|hook| hook.suffix() == text)
     }
 
+    /// The direction of tc that sees the same packets.
     pub(super) const fn tc(self) -> TcAttachType {
         match self {
-            Self::Ingress => TcAttachType::Ingress,
+            Self::Ingress | Self::Xdp | Self::XdpGeneric => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
         }
     }
@@ -92,10 +107,20 @@ pub struct Attachment {
     pub ifname: String,
     /// Role of the interface.
     pub role: Role,
-    /// Direction.
+    /// Place.
     pub hook: Hook,
-    /// How it is attached.
-    pub kind: Kind,
+    /// How it is attached to tc; `None` at XDP.
+    pub kind: Option<Kind>,
+}
+
+/// The name of a way to attach as it is printed.
+pub const fn method_name(hook: Hook, kind: Option<Kind>) -> &'static str {
+    match (hook, kind) {
+        (Hook::Xdp, _) => "native",
+        (Hook::XdpGeneric, _) => "generic",
+        (_, Some(Kind::Clsact)) => "clsact",
+        (_, Some(Kind::Tcx) | None) => "tcx",
+    }
 }
 
 /// How far [`Attacher::apply`] trusts what it did before.
@@ -185,6 +210,25 @@ pub enum AttachError {
         #[source]
         source: TcError,
     },
+    /// The interface's program at XDP cannot be asked for.
+    #[error("cannot ask for the XDP program of {ifname}")]
+    ListXdp {
+        /// Interface name.
+        ifname: String,
+        /// The cause.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// The operator wants XDP on an interface that cannot have it.
+    #[error("XDP on {ifname} is wanted by --xdp {}, but {left}: {}", setting.word(), left.fix())]
+    Xdp {
+        /// Interface name.
+        ifname: String,
+        /// The setting.
+        setting: Xdp,
+        /// Why not.
+        left: Left,
+    },
     /// All priorities that we may take are taken by filters of other kinds.
     #[error("{ifname} {} has no free filter priority for us", hook.suffix())]
     NoPriority {
@@ -199,10 +243,11 @@ impl AttachError {
     /// False if no program of ours runs on the hook in question.
     fn may_leave_a_former_program(&self) -> bool {
         match self {
-            Self::Foreign { .. } | Self::Qdisc { .. } | Self::NoPriority { .. } => false,
+            Self::Foreign { .. } | Self::Qdisc { .. } | Self::NoPriority { .. } | Self::Xdp { .. } => false,
             Self::List { .. }
             | Self::ListInterfaces(_)
             | Self::ListFilters { .. }
+            | Self::ListXdp { .. }
             | Self::Attach { .. }
             | Self::Pin { .. }
             | Self::File { .. } => true,
@@ -243,8 +288,11 @@ pub struct Attacher {
     run_dir: RunDir,
     netlink: Netlink,
     kind: Kind,
-    /// What is known to be served.
+    xdp: Xdp,
+    /// What is known to be served at tc.
     served: BTreeMap<(u32, Hook), Target>,
+    /// What came of XDP on each uplink.
+    uplinks: BTreeMap<u32, xdp::Uplink>,
     /// What earlier agents left has been looked for.
     settled: bool,
     /// Every hook runs these programs; nothing needs those of former loads.
@@ -252,7 +300,8 @@ pub struct Attacher {
 }
 
 impl Attacher {
-    /// Attaches by `kind` from now on; what is attached otherwise is moved over by the first [`Self::apply`].
+    /// Attaches by `kind` from now on, and nothing at XDP; what is attached otherwise is moved over by the first
+    /// [`Self::apply`].
     ///
     /// # Errors
     /// No rtnetlink socket.
@@ -263,16 +312,25 @@ impl Attacher {
             run_dir,
             netlink: Netlink::open()?,
             kind,
+            xdp: Xdp::Off,
             served: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
             settled: false,
             switched: false,
         })
     }
 
+    /// As [`Self::new`] made it, but with XDP on uplinks as the setting wants.
+    #[must_use]
+    pub fn with_xdp(mut self, setting: Xdp) -> Self {
+        self.xdp = setting;
+        self
+    }
+
     /// Hooks what the table wants hooked and unhooks the rest; returns what did not succeed, for the next call to retry.
     pub async fn apply(&mut self, table: &InterfaceTable, trust: Trust) -> Vec<AttachError> {
         if let Err(source) = self.programs.use_begins(&self.pins) {
-            let path = self.pins.stages().join(self.programs.stages());
+            let path = self.pins.stages();
             return vec![AttachError::Pin { path, source }];
         }
         let wanted: Vec<Target> = table.interfaces.iter().flat_map(targets).collect();
@@ -295,10 +353,16 @@ impl Attacher {
                 Err(error) => errors.push(error),
             }
         }
-        let keep: BTreeSet<(u32, Hook)> = wanted.iter().map(|target| (target.ifindex, target.hook)).collect();
+        // After tc, which has to know XDP's marks.
+        errors.extend(self.serve_xdp(table, trust).await);
+        let keep = wanted
+            .iter()
+            .map(|target| (target.ifindex, target.hook))
+            .chain(self.xdp_hooks())
+            .collect();
         errors.extend(self.unhook_others(table, &keep, thorough).await);
         if !self.switched && !errors.iter().any(AttachError::may_leave_a_former_program) {
-            match retire_others(&self.pins, self.programs.stages()) {
+            match retire_others(&self.pins, &self.programs.stages()) {
                 Ok(()) => self.switched = true,
                 Err(source) => errors.push(AttachError::File {
                     path: self.pins.stages(),
@@ -316,9 +380,12 @@ impl Attacher {
             ifname: target.ifname.clone(),
             role: target.role,
             hook: target.hook,
-            kind: self.kind,
+            kind: Some(self.kind),
         };
-        self.served.values().map(attachment).collect()
+        let mut attached: Vec<Attachment> = self.served.values().map(attachment).collect();
+        attached.extend(self.attached_xdp());
+        attached.sort();
+        attached
     }
 
     /// How programs are attached.
@@ -357,7 +424,7 @@ impl Attacher {
         let mut errors = Vec::new();
         errors.extend(tcx::unpin(&self.pins, |pin| !keep.contains(&(pin.ifindex, pin.hook))).err());
         for interface in &table.interfaces {
-            for hook in Hook::ALL {
+            for hook in Hook::TC {
                 let key = (interface.ifindex, hook);
                 if !keep.contains(&key) && (thorough || self.served.contains_key(&key)) {
                     errors.extend(

@@ -45,9 +45,10 @@ pub(super) fn serve(programs: &mut Programs, pins: &PinDir, target: &Target) -> 
     if adopted {
         return Ok(());
     }
-    let order = match target.hook {
-        Hook::Ingress => LinkOrder::first(),
-        Hook::Egress => LinkOrder::last(),
+    let order = if target.hook == Hook::Egress {
+        LinkOrder::last()
+    } else {
+        LinkOrder::first()
     };
     let program = programs.get(target.program).map_err(failed)?;
     let id = program
@@ -116,7 +117,8 @@ pub(super) fn unpin(pins: &PinDir, gone: impl Fn(&LinkPin) -> bool) -> Result<()
     Ok(())
 }
 
-fn listed(pins: &PinDir) -> Result<Vec<LinkPin>, AttachError> {
+/// The pinned links.
+pub(super) fn listed(pins: &PinDir) -> Result<Vec<LinkPin>, AttachError> {
     pins.link_pins().map_err(|source| AttachError::File {
         path: pins.links(),
         source,

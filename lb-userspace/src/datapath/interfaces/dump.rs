@@ -23,6 +23,8 @@ pub enum Kind {
     Veth,
     /// A bridge.
     Bridge,
+    /// One VLAN of another device.
+    Vlan,
     /// vxlan, geneve, ipip, sit, ip6tnl, gre, wireguard, tun.
     Tunnel,
     /// All else.
@@ -52,7 +54,7 @@ pub struct Link {
     pub ethernet: bool,
     /// Interface index of the bridge, bond or VRF that it belongs to.
     pub master: Option<u32>,
-    /// Interface index of the peer, in the peer's network namespace.
+    /// Interface index of the peer, or of the device below, in that one's network namespace.
     pub peer: Option<u32>,
     /// The peer lives in another network namespace.
     pub peer_elsewhere: bool,
@@ -211,6 +213,9 @@ fn kind_of(kind: &InfoKind, ethernet: bool) -> Kind {
     }
     if *kind == InfoKind::Bridge {
         return Kind::Bridge;
+    }
+    if *kind == InfoKind::Vlan {
+        return Kind::Vlan;
     }
     // A tap device is a virtual machine's; only the kind without Ethernet is a tunnel's.
     if *kind == InfoKind::Tun {

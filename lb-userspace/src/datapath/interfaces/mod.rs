@@ -62,6 +62,10 @@ pub struct Bridge {
 
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an independent property of the device"
+)]
 pub struct Interface {
     /// Interface index.
     pub ifindex: u32,
@@ -79,6 +83,10 @@ pub struct Interface {
     pub ethernet: bool,
     /// A tunnel that takes its remote end from each packet's metadata: no target for redirects.
     pub metadata: bool,
+    /// One end of a pair.
+    pub veth: bool,
+    /// Devices of VLANs take their packets from it.
+    pub carries_vlans: bool,
     /// Addresses, sorted.
     pub addresses: Vec<IpAddr>,
     /// The bridge that it is a port of.
@@ -138,6 +146,11 @@ pub fn interface_table(dump: &Dump, rules: &Rules) -> InterfaceTable {
             mac: link.mac,
             ethernet: link.ethernet,
             metadata: link.metadata,
+            veth: link.kind == Kind::Veth,
+            carries_vlans: dump
+                .links
+                .values()
+                .any(|upper| upper.kind == Kind::Vlan && upper.peer == Some(ifindex)),
             addresses: addresses.iter().copied().collect(),
             bridge: bridge(&dump.links, link),
         }
@@ -164,7 +177,7 @@ fn role(link: &Link, patterns: &InterfacePatterns, faces_out: bool) -> Role {
         _ if faces_out => Role::Uplink,
         Kind::Tunnel => Role::Tunnel,
         Kind::Veth if link.peer_elsewhere => Role::Pod,
-        Kind::Veth | Kind::Bridge | Kind::Other => Role::Unhooked,
+        Kind::Veth | Kind::Bridge | Kind::Vlan | Kind::Other => Role::Unhooked,
     }
 }
 

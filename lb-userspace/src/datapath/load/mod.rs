@@ -18,15 +18,15 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
 
-use aya::maps::{Map, MapData, MapError, MapInfo};
+use aya::maps::{MapData, MapError, MapInfo};
 use aya::pin::PinError as AyaPinError;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use lb_common::layout::{self, map};
 use serde::Serialize;
 use thiserror::Error;
 
-pub use programs::{ProgramName, Programs};
+pub use programs::{ProgramName, Programs, XDP_PROGRAM};
 pub use reuse::{Fate, Shape};
 use stages::Stages;
 pub(super) use stages::retire_others;
@@ -141,13 +141,11 @@ pub struct LoadReport {
     pub replaced: Vec<(String, String)>,
 }
 
-/// Programs and maps, ready to be filled and attached.
+/// Programs with their maps, ready to be filled and attached.
 #[derive(Debug)]
 pub struct Loaded {
     /// Verified programs.
     pub programs: Programs,
-    /// All pinned maps by name.
-    pub maps: BTreeMap<String, Map>,
     /// What became of the maps.
     pub report: LoadReport,
 }
@@ -228,8 +226,7 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
         }
     }
     Ok(Loaded {
-        programs: Programs::new(ebpf, stages),
-        maps,
+        programs: Programs::new(ebpf, maps, stages),
         report,
     })
 }
@@ -239,7 +236,14 @@ const LOG_LINES: usize = 8;
 
 fn verify(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::MissingProgram(name))?;
-    match <&mut SchedClassifier>::try_from(program).and_then(SchedClassifier::load) {
+    let loaded = if let Program::SchedClassifier(program) = program {
+        program.load()
+    } else if let Program::Xdp(program) = program {
+        program.load()
+    } else {
+        Err(ProgramError::UnexpectedProgramType)
+    };
+    match loaded {
         Ok(()) => Ok(()),
         Err(ProgramError::LoadError { io_error, verifier_log }) => {
             let log = verifier_log.to_string();

@@ -1,6 +1,7 @@
-//! The program array through which the attached programs reach their later stages by tail calls.
+//! The program arrays through which the attached programs reach their later stages by tail calls: one of the programs at tc,
+//! and one of those at XDP once they are wanted.
 //!
-//! Each load makes its own array and pins it as `<pin-dir>/stages/new-<map id>`, and without the `new-` from the moment when
+//! Each load makes its own arrays and pins each as `<pin-dir>/stages/new-<map id>`, and without the `new-` from the moment when
 //! the first hook may use it. Programs of two loads never share one, so the stages that a packet passes are of one build.
 //! An array that still is new when another agent loads was never used and goes at once, however often agents die there.
 //!
@@ -16,7 +17,6 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{MapData, ProgramArray};
 use aya::pin::PinError as AyaPinError;
-use aya::programs::SchedClassifier;
 use lb_common::layout::{map, stage};
 
 use super::LoadError;
@@ -27,7 +27,7 @@ const NEW: &str = "new-";
 /// A program runs for microseconds; this is for a machine that pauses.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// The array of one load.
+/// One array of one load.
 #[derive(Debug)]
 pub(in crate::datapath) struct Stages {
     /// Its id, the name of its pin.
@@ -36,31 +36,34 @@ pub(in crate::datapath) struct Stages {
 }
 
 impl Stages {
-    /// Loads the stages, fills the array and pins it as new.
+    /// Loads the stages at tc, fills their array and pins it as new.
     ///
     /// The caller owns the pin directory: other new arrays in it are of agents that have ended.
     pub(super) fn install(ebpf: &mut Ebpf, pins: &PinDir) -> Result<Self, LoadError> {
-        for name in stage::PROGRAMS {
-            super::verify(ebpf, name)?;
-        }
-        let failed = |source| LoadError::Stages { source };
-        let map = ebpf
-            .take_map(map::STAGES)
-            .ok_or(LoadError::MissingProgram(map::STAGES))?;
-        let mut array = ProgramArray::try_from(map).map_err(failed)?;
-        for (index, name) in (0..).zip(stage::PROGRAMS) {
-            let program = ebpf.program(name).ok_or(LoadError::MissingProgram(name))?;
-            let failed_program = |source| LoadError::Program { name, source };
-            let program: &SchedClassifier = program.try_into().map_err(failed_program)?;
-            array
-                .set(index, program.fd().map_err(failed_program)?, 0)
-                .map_err(failed)?;
-        }
+        verify_all(ebpf, &stage::PROGRAMS)?;
         for name in pins.stage_names().map_err(PinError::io("list", &pins.stages()))? {
             if name.starts_with(NEW) {
                 let path = pins.stages().join(name);
                 remove_if_there(&path).map_err(PinError::io("remove", &path))?;
             }
+        }
+        Self::fill(ebpf, pins, map::STAGES, &stage::PROGRAMS)
+    }
+
+    /// As [`Self::install`], for the stages at XDP; other arrays stay.
+    pub(super) fn install_xdp(ebpf: &mut Ebpf, pins: &PinDir) -> Result<Self, LoadError> {
+        verify_all(ebpf, &stage::XDP_PROGRAMS)?;
+        Self::fill(ebpf, pins, map::STAGES_XDP, &stage::XDP_PROGRAMS)
+    }
+
+    fn fill(ebpf: &mut Ebpf, pins: &PinDir, array: &'static str, stages: &[&'static str]) -> Result<Self, LoadError> {
+        let failed = |source| LoadError::Stages { source };
+        let map = ebpf.take_map(array).ok_or(LoadError::MissingProgram(array))?;
+        let mut array = ProgramArray::try_from(map).map_err(failed)?;
+        for (index, &name) in (0..).zip(stages) {
+            let program = ebpf.program(name).ok_or(LoadError::MissingProgram(name))?;
+            let program = program.fd().map_err(|source| LoadError::Program { name, source })?;
+            array.set(index, program, 0).map_err(failed)?;
         }
         let path = pins.stages().join(format!("{NEW}filled"));
         array.pin(&path).map_err(|source| LoadError::Pin {
@@ -93,10 +96,19 @@ impl Stages {
     }
 }
 
-/// Removes the arrays of all loads but `current` from the pin directory, after a while. Call when every hook runs programs of
+/// Has every stage verified.
+fn verify_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), LoadError> {
+    names.iter().try_for_each(|name| super::verify(ebpf, name))
+}
+
+/// Removes all arrays but `current` from the pin directory, after a while. Call when every hook runs programs of
 /// `current`. What a stop in between leaves is removed by the next agent.
-pub(in crate::datapath) fn retire_others(pins: &PinDir, current: &str) -> io::Result<()> {
-    let old: Vec<_> = pins.stage_names()?.into_iter().filter(|name| name != current).collect();
+pub(in crate::datapath) fn retire_others(pins: &PinDir, current: &[&str]) -> io::Result<()> {
+    let old: Vec<_> = pins
+        .stage_names()?
+        .into_iter()
+        .filter(|name| !current.contains(&name.as_str()))
+        .collect();
     if old.is_empty() {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::datapath::attach::{Attachment, Hook, Kind, Trust};
+use crate::datapath::attach::{Attachment, Hook, Kind, Left, Trust};
 use crate::datapath::interfaces::{Interface, InterfaceTable, Role};
 use crate::datapath::steer::{RouteNeeds, RouteReport, SteerDevice};
 use crate::maps::{Dump, MapStore, Referred};
@@ -98,7 +98,7 @@ impl Host for TestHost {
             ifname: i.name.clone(),
             role: i.role,
             hook: Hook::Egress,
-            kind: Kind::Tcx,
+            kind: Some(Kind::Tcx),
         });
         memory.attached = attached.collect();
         Vec::new()
@@ -106,6 +106,10 @@ impl Host for TestHost {
 
     fn attached(&self) -> Vec<Attachment> {
         self.memory.lock().unwrap().attached.clone()
+    }
+
+    fn without_xdp(&self) -> Vec<(Interface, Left)> {
+        Vec::new()
     }
 
     async fn route(&mut self, needs: &RouteNeeds<'_>, _trust: Trust) -> Result<RouteReport, HostError> {
@@ -148,6 +152,8 @@ pub(super) fn interface(ifindex: u32, name: &str, role: Role, addresses: &[&str]
         mac: Some([2, 0, 0, 0, 0, ifindex as u8]),
         ethernet: true,
         metadata: false,
+        veth: false,
+        carries_vlans: false,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         bridge: None,
     }

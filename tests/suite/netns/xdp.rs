@@ -1,0 +1,173 @@
+//! Traffic from outside with XDP on the uplinks: what the other modules demand of tc alone holds with both, XDP does its part,
+//! and no packet is translated twice.
+
+use std::time::Duration;
+
+use lb_tests::assert::OnFailure;
+use lb_tests::objects::{service, slice};
+use lb_tests::traffic::{Server, bulk_transfer, distribution, tcp_request, udp_request};
+use lb_tests::world::{ClientPlace, Node, PodRouting, World};
+
+use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
+use super::{from_outside, icmp, path_mtu, restart};
+
+const SECOND: Duration = Duration::from_secs(2);
+const NATIVE: &[&str] = &["--xdp", "native"];
+
+/// The usual scene with XDP.
+#[track_caller]
+fn scene() -> Scene {
+    Scene::of(&World::builder().xdp(), NATIVE)
+}
+
+/// A counter of the uplink's receive queue, as its driver tells.
+#[track_caller]
+fn uplink_counter(node: &Node, name: &str) -> u64 {
+    let shown = node.ns.ok(&["ethtool", "-S", &node.uplink]);
+    let queues = shown.lines().filter_map(|line| line.trim().split_once(": "));
+    let counts: Vec<u64> = queues
+        .filter(|(key, _)| key.starts_with("rx_queue_") && key.ends_with(&format!("_{name}")))
+        .map(|(_, count)| count.parse().expect("a count"))
+        .collect();
+    assert!(!counts.is_empty(), "no counter {name} in {shown}");
+    counts.iter().sum()
+}
+
+#[test]
+fn every_external_frontend_reaches_every_backend() {
+    let scene = scene();
+    from_outside::all_frontends_reach_all_backends(&scene);
+    let sent = uplink_counter(scene.world.node(1), "xdp_tx");
+    // Half of all connections go to the other node, and none of them has less than five packets and their answers.
+    assert!(sent > 600, "XDP sent {sent} packets only");
+}
+
+#[test]
+fn every_external_frontend_reaches_every_backend_over_a_tunnel() {
+    let builder = World::builder().xdp().routing(PodRouting::Vxlan);
+    from_outside::all_frontends_reach_all_backends(&Scene::of(&builder, NATIVE));
+}
+
+#[test]
+fn a_local_backend_sees_the_client_and_a_remote_one_the_node() {
+    from_outside::backends_see_whom_they_should(scene());
+}
+
+#[test]
+fn external_policy_local_serves_from_local_backends_alone_and_drops_without_one() {
+    from_outside::external_policy_local_holds(scene());
+}
+
+#[test]
+fn source_ranges_let_only_their_clients_in() {
+    from_outside::source_ranges_hold(scene());
+}
+
+#[test]
+fn a_vip_answers_pings_from_xdp() {
+    let scene = scene();
+    let before = uplink_counter(scene.world.node(1), "xdp_tx");
+    icmp::vips_answer_pings(&scene);
+    // The client's, to the two external VIPs and the ClusterIP of each family.
+    let sent = uplink_counter(scene.world.node(1), "xdp_tx") - before;
+    assert!(sent >= 6, "XDP answered {sent} pings");
+}
+
+#[test]
+fn clients_outside_and_the_node_learn_of_a_narrow_link_to_the_backend() {
+    path_mtu::clients_learn(scene);
+}
+
+#[test]
+fn a_backend_learns_of_a_narrow_link_to_a_client_outside() {
+    path_mtu::backends_learn(scene);
+}
+
+#[test]
+fn nothing_is_lost_over_kills_and_endpoint_churn() {
+    restart::nothing_is_lost(scene());
+}
+
+#[test]
+fn a_restart_with_nothing_changed_writes_nothing() {
+    restart::nothing_is_written(scene());
+}
+
+#[test]
+fn streams_pass_whole_both_ways() {
+    const BYTES: u64 = 20_000_000;
+    for place in [ClientPlace::BehindFabric, ClientPlace::Lan] {
+        let mut scene = Scene::of(&World::builder().xdp().client_place(place), NATIVE);
+        let _dump = OnFailure::of(&scene.world);
+        for pod in ["pod1-1", "pod2-1"] {
+            scene.put_endpoints(&[pod]);
+            scene.settle();
+            for addresses in families() {
+                let to = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);
+                let report = bulk_transfer(scene.world.client(), to, BYTES, Duration::from_secs(30));
+                let report = report.unwrap_or_else(|error| panic!("{to}, {pod}: {error}"));
+                assert_eq!((report.bytes, report.backend.as_str()), (BYTES, pod));
+            }
+        }
+    }
+}
+
+/// A process of node1 is the backend of one Service on the port that is another Service's NodePort: what XDP has translated
+/// for the first must not be translated again for the second. A pod of another node, itself a backend, gets its answers by the
+/// same uplink.
+#[test]
+fn what_xdp_has_translated_is_not_translated_again() {
+    let mut scene = scene();
+    let _dump = OnFailure::of(&scene.world);
+    let [v4, v6] = families();
+    let host = scene.world.node(1).ns.clone();
+    for addresses in [v4, v6] {
+        let own = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);
+        scene.servers.push(Server::tcp(&host, "host", (own.ip(), own.port())));
+        scene.servers.push(Server::udp(&host, "host", (own.ip(), own.port())));
+        let v6 = own.is_ipv6();
+        let name = if v6 { "own-v6" } else { "own-v4" };
+        let object = slice("default", name, "own")
+            .port_of("http", NODE_PORT, "TCP")
+            .port_of("dns", NODE_PORT, "UDP");
+        let object = if v6 { object.v6() } else { object.v4() };
+        scene.folder.put(&object.endpoint(own.ip()).node("node1"));
+    }
+    let frontends = ["198.51.100.9", "2001:db8:51::9"];
+    for (frontend, length) in frontends.iter().zip([32, 128]) {
+        scene.world.route_to_node(&format!("{frontend}/{length}"), 1);
+    }
+    scene.folder.put(
+        &service("default", "own")
+            .cluster_ip("10.96.0.66")
+            .cluster_ip("fd00:10:96::66")
+            .external_ip(frontends[0])
+            .external_ip(frontends[1])
+            .port("http", PORT, "TCP")
+            .target_port(NODE_PORT)
+            .port("dns", PORT, "UDP")
+            .target_port(NODE_PORT),
+    );
+    scene.settle();
+    for frontend in frontends {
+        let to = at(frontend.parse().expect("an address"), PORT);
+        let client = scene.world.client();
+        assert_eq!(distribution(client, to, 20).keys().collect::<Vec<_>>(), ["host"]);
+        let reply = udp_request(client, to, None, SECOND).expect("an answer over UDP");
+        assert_eq!(
+            (reply.backend.as_str(), reply.client_seen.ip()),
+            ("host", client.ip_like(to.ip()))
+        );
+    }
+    for addresses in families() {
+        // Not by node1's NodePort as a Service, but to the pod itself and to the NodePort from a backend.
+        let node_port = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);
+        let direct = at(scene.world.pod("pod1-1").ip_like(addresses.cluster), SERVER_PORT);
+        for to in [node_port, direct] {
+            for _ in 0..20 {
+                tcp_request(scene.world.pod("pod2-1"), to, None, SECOND).expect("an answer over TCP");
+                udp_request(scene.world.pod("pod2-1"), to, None, SECOND).expect("an answer over UDP");
+            }
+        }
+    }
+}
