@@ -14,7 +14,7 @@
 
 use std::net::IpAddr;
 
-use super::{BackendRecord, Block, Buffer, HostRoute, HostTables, Outcome, Sizes, run, words};
+use super::{BackendRecord, Block, Buffer, Frame, HostRoute, HostTables, Outcome, Sizes, run, run_early, words};
 use crate::access::{Macs, RouteKind};
 use crate::layout::{
     BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BackendControl, Device,
@@ -282,6 +282,29 @@ fn opening(v6: bool, port: u16, protocol: u8) -> Option<Vec<u8>> {
     Some(packet)
 }
 
+/// Runs the packet through an uplink's XDP hook too.
+fn early(tables: &HostTables, choice: &Choice<'_>) {
+    if choice.hook != Hook::UPLINK_IN || choice.l3 == 0 {
+        return;
+    }
+    let mut frame = Frame::new(choice.packet.to_vec(), 2);
+    let outcome = run_early(tables, choice.v6, &mut frame);
+    let untouched = frame.bytes() == choice.packet;
+    match outcome.action {
+        Action::Pass => assert!(untouched || frame.mark.is_some(), "{outcome:?} changed the frame"),
+        Action::Transmit => assert_eq!(outcome.ifindex, 2, "{outcome:?} leaves by another device"),
+        Action::Drop => {}
+        Action::Receive | Action::Neighbour | Action::Answer => panic!("{outcome:?} at XDP"),
+    }
+    assert!(
+        frame.mark.is_none() || matches!(outcome.action, Action::Pass | Action::Drop),
+        "{outcome:?} with a mark"
+    );
+    if choice.spoils.is_empty() && !may_be_ours(choice) {
+        assert!(untouched && outcome.action == Action::Pass, "{outcome:?} is not ours");
+    }
+}
+
 /// Runs the pipeline on what the bytes choose; `None` where they choose nothing.
 ///
 /// # Panics
@@ -328,5 +351,6 @@ pub fn fuzz(bytes: &[u8]) -> Option<Outcome> {
     }
     // Once more, with whatever the first has left in the tables.
     run(&tables, choice.hook, choice.v6, choice.l3, &mut choice.buffer());
+    early(&tables, &choice);
     Some(outcome)
 }

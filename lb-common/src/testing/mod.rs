@@ -15,7 +15,7 @@ pub use buffer::{Buffer, Summed};
 pub use frame::Frame;
 pub use fuzz::fuzz;
 pub use publish::{BackendRecord, Block};
-pub use run::{Outcome, run};
+pub use run::{Outcome, run, run_early};
 pub use tables::{HostRoute, HostTables, Lookup, Lookups, Sizes};
 
 use std::net::IpAddr;

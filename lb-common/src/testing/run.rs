@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Buffer, HostTables, address};
+use super::{Buffer, Frame, HostTables, address};
 use crate::access::TableFamily;
 use crate::family::{V4, V6};
 use crate::pipeline::{self, Hook};
@@ -30,6 +30,24 @@ pub fn run(tables: &HostTables, hook: u8, v6: bool, l3: usize, packet: &mut Buff
     }
 }
 
+/// As [`run`], for a frame at an uplink's XDP hook.
+pub fn run_early(tables: &HostTables, v6: bool, frame: &mut Frame) -> Outcome {
+    if v6 {
+        early::<V6>(tables, frame)
+    } else {
+        early::<V4>(tables, frame)
+    }
+}
+
+/// Length of an Ethernet header.
+const ETHERNET: usize = 14;
+
+fn early<F: TableFamily>(tables: &HostTables, frame: &mut Frame) -> Outcome {
+    outcome::<F>(&pipeline::process::<F, _, _, { Hook::UPLINK_IN }>(
+        frame, &tables, ETHERNET,
+    ))
+}
+
 fn family<F: TableFamily>(tables: &HostTables, hook: u8, l3: usize, packet: &mut Buffer) -> Outcome {
     let tables = &tables;
     let verdict = match hook {
@@ -41,6 +59,10 @@ fn family<F: TableFamily>(tables: &HostTables, hook: u8, l3: usize, packet: &mut
         Hook::LO_OUT => pipeline::process::<F, _, _, { Hook::LO_OUT }>(packet, tables, l3),
         _ => Verdict::pass(Reason::NotOurs),
     };
+    outcome::<F>(&verdict)
+}
+
+fn outcome<F: TableFamily>(verdict: &Verdict<F::Addr>) -> Outcome {
     Outcome {
         action: verdict.action,
         reason: verdict.reason,

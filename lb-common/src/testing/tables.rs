@@ -254,6 +254,12 @@ impl HostTables {
         Lookups(std::array::from_fn(|kind| load(&self.lookups, kind)))
     }
 
+    /// The words of a flow table as they are.
+    pub fn flow_words(&self, v6: bool) -> Vec<u64> {
+        let words = self.flows[usize::from(v6)].iter();
+        words.map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
     /// Forgets all affinities and fragments, as full tables do.
     pub fn forget(&self) {
         for family in 0..2 {
