@@ -61,7 +61,7 @@ impl Hooked for Skb {
     #[inline(always)]
     fn act<F: TableFamily>(ctx: &TcContext, verdict: &Verdict<F::Addr>, l3: usize) -> i32 {
         if l3 == 0 && verdict.action == Action::Neighbour && !kernel::prepend_link(ctx.as_ptr(), ETHERNET) {
-            KernelTables { ctx: ctx.as_ptr() }.count(Reason::RewriteFailed);
+            tables::<Self>(ctx).count(Reason::RewriteFailed);
             return TC_SHOT;
         }
         match verdict.action {
@@ -102,10 +102,19 @@ impl Hooked for Frame {
     }
 }
 
+/// The tables, as a program of this kind of hook sees them.
+#[inline(always)]
+pub(crate) fn tables<H: Hooked>(ctx: &H::Context) -> KernelTables {
+    KernelTables {
+        ctx: ctx.as_ptr(),
+        early: H::EARLY,
+    }
+}
+
 /// The first stage for one family.
 #[inline(always)]
 pub(crate) fn first<H: Hooked, F: TableFamily, const HOOK: u8>(ctx: &H::Context, mut packet: H, l3: usize) -> H::Code {
-    let tables = KernelTables { ctx: ctx.as_ptr() };
+    let tables = tables::<H>(ctx);
     let step = pipeline::fast::<F, _, _, HOOK>(&mut packet, &tables, l3);
     go_on::<H, F>(ctx, &tables, step, HOOK, l3)
 }
@@ -113,7 +122,7 @@ pub(crate) fn first<H: Hooked, F: TableFamily, const HOOK: u8>(ctx: &H::Context,
 /// A later stage for one family.
 #[inline(always)]
 pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) -> H::Code {
-    let tables = KernelTables { ctx: ctx.as_ptr() };
+    let tables = tables::<H>(ctx);
     let Handover { hook, l3, .. } = Handover::take();
     let Some(work) = work::<F>() else {
         return missing::<H>(&tables);
@@ -133,7 +142,7 @@ pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) ->
 /// The answering stage for one family.
 #[inline(always)]
 pub(crate) fn answering<H: Hooked, F: TableFamily>(ctx: &H::Context) -> H::Code {
-    let tables = KernelTables { ctx: ctx.as_ptr() };
+    let tables = tables::<H>(ctx);
     let Handover { hook, l3, answer, mtu } = Handover::take();
     let Some(work) = work::<F>() else {
         return missing::<H>(&tables);

@@ -25,6 +25,13 @@ static FIB_SOURCE: Global<u32> = Global::new(0);
 #[btf_map(name = "fib")]
 static SCRATCH: PerCpuArray<FibLookup, 1> = PerCpuArray::new();
 
+/// When XDP last left a packet to tc for its neighbour's sake, in jiffies with [`SET`], by the last byte of the MAC address.
+#[btf_map(name = "confirmed")]
+static CONFIRMED: PerCpuArray<u64, 256> = PerCpuArray::new();
+
+/// A time in [`CONFIRMED`] is set.
+const SET: u64 = 1 << 32;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const FIB_LOOKUP_SRC: u32 = 1 << 4;
@@ -146,6 +153,24 @@ pub(crate) fn route<F: TableFamily>(
 fn mac(bytes: [u8; 6]) -> u64 {
     let [low, high] = [[bytes[0], bytes[1], bytes[2], bytes[3]], [bytes[4], bytes[5], 0, 0]];
     u32::from_le_bytes(low) as u64 | (u32::from_le_bytes(high) as u64) << 32
+}
+
+/// True about once in `second` jiffies for each neighbour that this CPU's XDP sends to: then tc has to send, which makes the
+/// kernel confirm the neighbour where it is stale. A frame that XDP sends does not count as a use of it.
+#[inline(always)]
+pub(crate) fn wants_confirmation(neighbour: u64, second: u64) -> bool {
+    let Some(last) = CONFIRMED.get_ptr_mut((neighbour >> 40) as u32 & 0xff) else {
+        return false;
+    };
+    let now = jiffies();
+    // SAFETY: a per-CPU value.
+    let before = unsafe { *last };
+    let due = before != 0 && now.wrapping_sub(before as u32) as u64 >= second;
+    if before == 0 || due {
+        // SAFETY: as above.
+        unsafe { *last = now as u64 | SET };
+    }
+    due
 }
 
 #[inline(always)]

@@ -20,7 +20,6 @@ mod maps;
 mod packet;
 mod stages;
 
-use aya_ebpf::EbpfContext as _;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use lb_common::access::Packet as _;
@@ -28,8 +27,7 @@ use lb_common::family::{Family as _, V4, V6};
 use lb_common::pipeline::{Hook, Stage};
 use lb_common::steps::forward;
 
-use crate::hook::{ETHERNET, Hooked, answering, first, later};
-use crate::maps::KernelTables;
+use crate::hook::{ETHERNET, Hooked, answering, first, later, tables};
 use crate::packet::{Frame, Skb};
 
 /// Runs the first stage of one tc hook.
@@ -70,7 +68,7 @@ fn uplink_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 fn uplink_in(ctx: TcContext) -> i32 {
     let skb = Skb::of(&ctx);
-    let tables = KernelTables { ctx: ctx.as_ptr() };
+    let tables = tables::<Skb>(&ctx);
     if skb.is_marked(|| forward::mark(&tables, skb.ifindex())) {
         return Skb::NEXT;
     }

@@ -15,7 +15,7 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Macs, Route, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::{V4, V6};
 use lb_common::flow::contend::{self, Half};
 use lb_common::flow::table::{self, Found, Spot};
@@ -166,6 +166,16 @@ impl<F: TableFamily> SetRef for KernelSet<F> {
 pub(crate) struct KernelTables {
     /// The context, for helpers that need one.
     pub(crate) ctx: *mut core::ffi::c_void,
+    /// The hook is XDP.
+    pub(crate) early: bool,
+}
+
+impl KernelTables {
+    /// For functions that need no context.
+    const ANYWHERE: Self = Self {
+        ctx: core::ptr::null_mut(),
+        early: false,
+    };
 }
 
 impl Tables for KernelTables {
@@ -329,7 +339,11 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr> {
-        kernel::route::<F>(self.ctx, ifindex, saddr, daddr, length)
+        let mut route = kernel::route::<F>(self.ctx, ifindex, saddr, daddr, length);
+        if self.early && route.macs.to != 0 && kernel::wants_confirmation(route.macs.to, self.config(config::HZ)) {
+            route.macs = Macs::default();
+        }
+        route
     }
 
     #[inline(always)]
@@ -375,13 +389,7 @@ macro_rules! scan {
             let (Some(key), Some(into)) = (unsafe { key.as_ref() }, unsafe { into.as_mut() }) else {
                 return 0;
             };
-            table::scan(
-                &KernelTables {
-                    ctx: core::ptr::null_mut(),
-                },
-                key,
-                into,
-            ) as u32
+            table::scan(&KernelTables::ANYWHERE, key, into) as u32
         }
     };
 }
@@ -406,15 +414,7 @@ macro_rules! insert {
             let (Some(entry), Some(spare), Some(into)) = (entry, spare, into) else {
                 return 0;
             };
-            table::insert(
-                &KernelTables {
-                    ctx: core::ptr::null_mut(),
-                },
-                entry,
-                spare,
-                state as u16,
-                into,
-            ) as u32
+            table::insert(&KernelTables::ANYWHERE, entry, spare, state as u16, into) as u32
         }
     };
 }
@@ -430,14 +430,7 @@ macro_rules! choose {
             let (Some(twin), Some(into)) = (unsafe { twin.as_ref() }, unsafe { into.as_mut() }) else {
                 return 0;
             };
-            contend::choose::<$family, _>(
-                &KernelTables {
-                    ctx: core::ptr::null_mut(),
-                },
-                hash,
-                twin,
-                into,
-            ) as u32
+            contend::choose::<$family, _>(&KernelTables::ANYWHERE, hash, twin, into) as u32
         }
     };
 }
@@ -456,13 +449,7 @@ macro_rules! settle {
             let (Some(entry), Some(own)) = (unsafe { entry.as_ref() }, unsafe { own.as_ref() }) else {
                 return Half::Stands as u32;
             };
-            contend::settle(
-                &KernelTables {
-                    ctx: core::ptr::null_mut(),
-                },
-                entry,
-                own,
-            ) as u32
+            contend::settle(&KernelTables::ANYWHERE, entry, own) as u32
         }
     };
 }

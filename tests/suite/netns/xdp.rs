@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
-use lb_tests::assert::OnFailure;
+use aya::programs::XdpMode;
+use lb_tests::agent::Agent;
+use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::objects::{service, slice};
-use lb_tests::traffic::{Server, bulk_transfer, distribution, tcp_request, udp_request};
+use lb_tests::prog_run::xdp::XDP_PASS;
+use lb_tests::tiny_program::TinyXdp;
+use lb_tests::traffic::{Server, UdpStream, bulk_transfer, distribution, tcp_request, udp_request};
 use lb_tests::world::{ClientPlace, Node, PodRouting, World};
 
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
@@ -169,5 +173,98 @@ fn what_xdp_has_translated_is_not_translated_again() {
                 udp_request(scene.world.pod("pod2-1"), to, None, SECOND).expect("an answer over UDP");
             }
         }
+    }
+}
+
+/// The rows of an agent's status on XDP of its uplink: method and, where it is not attached, why.
+#[track_caller]
+fn told(agent: &Agent) -> Vec<(String, Option<String>)> {
+    let status = agent.json(&["status"]);
+    let rows = status["attachments"].as_array().expect("attachments").iter();
+    rows.filter(|row| row["direction"] == "xdp")
+        .map(|row| {
+            let text = |field: &str| row[field].as_str().map(str::to_owned);
+            (text("method").expect("a method"), text("error"))
+        })
+        .collect()
+}
+
+#[test]
+fn status_tells_where_xdp_runs_and_why_not() {
+    let scene = scene();
+    let _dump = OnFailure::of(&scene.world);
+    assert_eq!(told(&scene.agents[0]), [("native".to_owned(), None)]);
+    drop(scene);
+    let plain = Scene::new();
+    let rows = told(&plain.agents[0]);
+    let [(method, Some(why))] = &rows[..] else {
+        panic!("{rows:?}");
+    };
+    assert!(method == "off" && why.contains("veth"), "{rows:?}");
+}
+
+#[test]
+fn an_agent_that_cannot_have_xdp_as_told_serves_by_tc_and_is_not_ready_for_that_reason() {
+    let scene = Scene::silent(&World::builder());
+    let _dump = OnFailure::of(&scene.world);
+    let mut foreign = TinyXdp::returning(XDP_PASS);
+    foreign.attach(scene.world.node(1), "eth0", XdpMode::Driver);
+    scene.put_service(&super::scene::web());
+    scene.put_endpoints(&["pod1-1", "pod2-1"]);
+    let mut agent = Agent::start(scene.world.node(1), &scene.folder, NATIVE);
+    agent.wait_ready();
+    let message = eventually(Duration::from_secs(20), "the reason", || {
+        let status = agent.json(&["status"]);
+        let causes = status["notReady"].as_array().cloned().unwrap_or_default();
+        let found = causes.iter().find(|cause| cause["cause"] == "AttachFailed");
+        found
+            .and_then(|cause| cause["message"].as_str().map(str::to_owned))
+            .ok_or_else(|| status.to_string())
+    });
+    for part in ["eth0", "--xdp native", "somebody else's", "xdp off"] {
+        assert!(message.contains(part), "no {part} in {message}");
+    }
+    for addresses in families() {
+        let to = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);
+        assert_eq!(distribution(scene.world.client(), to, 30).len(), 2);
+    }
+}
+
+/// A frame that XDP sends is no use of the neighbour to the kernel: without help it would stay stale for ever, and be sent to
+/// after it has changed its MAC address.
+#[test]
+fn a_neighbour_that_only_xdp_sends_to_is_confirmed() {
+    let mut scene = Scene::silent(&World::builder().xdp());
+    let _dump = OnFailure::of(&scene.world);
+    for family in ["ipv4", "ipv6"] {
+        scene.world.node(1).ns.sysctls(&[
+            (&format!("net.{family}.neigh.eth0.base_reachable_time_ms"), "400"),
+            (&format!("net.{family}.neigh.eth0.delay_first_probe_time"), "1"),
+        ]);
+    }
+    scene.put_service(&super::scene::web());
+    scene.put_endpoints(&["pod2-1"]);
+    scene.start(NATIVE);
+    for addresses in families() {
+        let to = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);
+        let (node, hop) = (scene.world.node(1), scene.world.node(2).ip_like(addresses.cluster));
+        let stream = UdpStream::start(scene.world.client(), to, None, 100);
+        let before = uplink_counter(node, "xdp_tx");
+        let mut seen = Vec::new();
+        for _ in 0..60 {
+            std::thread::sleep(Duration::from_millis(100));
+            let shown = node.ns.ip(&format!("neigh show {hop} dev eth0"));
+            seen.extend(shown.split_whitespace().last().map(str::to_owned));
+        }
+        assert!(uplink_counter(node, "xdp_tx") > before + 300, "the stream passes XDP");
+        let report = stream.finish(Duration::from_secs(2));
+        assert!(report.is_perfect(), "{report:?}");
+        // Stale to the end, if nobody asked.
+        let asked = ["DELAY", "PROBE", "REACHABLE"];
+        let last = &seen[seen.len() - 20..];
+        assert!(
+            last.iter().any(|state| asked.contains(&state.as_str())),
+            "{hop} was not asked: {seen:?}"
+        );
     }
 }
