@@ -11,10 +11,12 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Now on the wall clock, for people and probes to read.
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Seconds since the Unix epoch on the wall clock, for people to read.
 pub fn wall_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs()
+    wall().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }

@@ -19,6 +19,7 @@
 //! | [`datapath`] | programs, hooks, interfaces, our device and routes; no map entries |
 //! | [`flows`] | sweeps and decodes the flow tables; creates no entry |
 //! | [`reconcile`] | the loop that joins all of them |
+//! | [`health`] | probes of the node and of its local endpoints, over HTTP |
 //! | [`observe`] | counters, and the form of the log lines |
 //! | [`status`] | what is told: by a running agent over its socket, by the pins while none runs |
 //! | [`cli`] | the commands; nothing depends on it |
@@ -28,6 +29,7 @@ pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod flows;
+pub mod health;
 pub mod maps;
 pub mod model;
 pub mod observe;

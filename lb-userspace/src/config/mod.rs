@@ -10,6 +10,7 @@ mod parse;
 mod settings;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -230,6 +231,8 @@ pub struct Config {
     pub flow_entries: u32,
     /// Idle times of flows.
     pub timeouts: Timeouts,
+    /// Where `/healthz` and `/livez` answer.
+    pub healthz: Option<SocketAddr>,
     /// Pins, lock and socket.
     pub places: Places,
     /// Logs.
@@ -313,6 +316,7 @@ impl Config {
                 udp_unreplied: read.one("udp-unreplied-timeout", Duration::ZERO, parse::timeout),
                 udp_replied: read.one("udp-replied-timeout", Duration::ZERO, parse::timeout),
             },
+            healthz: read.one("healthz-bind-address", None, parse::listen_address),
             places: places(&mut read),
             log: log(&mut read),
         };

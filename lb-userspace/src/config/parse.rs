@@ -3,7 +3,7 @@
 //! A parser returns the value or the sentence that tells what to write instead. The reader goes on after a wrong value (with
 //! a stand-in that never leaves [`Reader::finish`]), so that one start names all of them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -148,6 +148,15 @@ pub(super) fn api_server(text: &str) -> Result<String, Fix> {
     } else {
         Err(fix())
     }
+}
+
+/// An address to listen at, or `none`.
+pub(super) fn listen_address(text: &str) -> Result<Option<SocketAddr>, Fix> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let address = text.parse().map(Some);
+    address.map_err(|_| "use ADDRESS:PORT, for example 0.0.0.0:10256 or [::]:10256, or none".to_owned())
 }
 
 /// A prefix; a bare address stands for itself. Host bits are an error: they hint at a mistake in the length.

@@ -328,6 +328,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Agent,
+        "healthz-bind-address",
+        Value,
+        "ADDRESS:PORT",
+        "0.0.0.0:10256",
+        "Where /healthz (for load balancers) and /livez (for liveness probes) answer over HTTP, `none` for nowhere",
+    ),
+    setting(
+        Agent,
         "pin-dir",
         Value,
         "DIR",

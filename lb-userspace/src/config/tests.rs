@@ -114,6 +114,11 @@ fn wrong_values_name_place_value_and_fix() {
         "primary,::/0",
         "--nodeport-addresses: \"primary,::/0\" is wrong: use either primary alone or prefixes",
     );
+    wrong(
+        "healthz-bind-address",
+        "10256",
+        "--healthz-bind-address: \"10256\" is wrong: use ADDRESS:PORT, for example 0.0.0.0:10256 or [::]:10256, or none",
+    );
     wrong("takeover", "yes", "--takeover: \"yes\" is wrong: use true or false");
 }
 

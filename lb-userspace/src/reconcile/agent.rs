@@ -26,6 +26,7 @@ use crate::datapath::load::{self, LoadError, LoadOptions, Loaded};
 use crate::datapath::pins::{PinDir, PinError, PinLock};
 use crate::datapath::probe::Features;
 use crate::datapath::run_dir::RunDir;
+use crate::health::{self, Facts};
 use crate::maps::{BpfStore, MapStore, OpenError};
 use crate::source::{folder, kubernetes};
 use crate::status::{Board, Identity, ListenError, Server, State};
@@ -146,6 +147,9 @@ impl Agent {
             source_kind: source_kind.to_owned(),
             source_location,
         };
+        let facts = watch::Sender::new(Facts::default());
+        tokio::spawn(health::run(config.healthz, facts.subscribe()));
+        tokio::spawn(super::health::tell(state.subscribe(), facts));
         let board = Arc::new(Board::new(identity, state.subscribe(), source.handle()));
         tokio::spawn(Server::bind(run_dir.root())?.serve(Arc::clone(&board)));
 

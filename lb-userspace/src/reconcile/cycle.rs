@@ -78,6 +78,8 @@ pub(super) struct Published {
     pub(super) vips: Arc<BTreeSet<IpAddr>>,
     /// Those that host processes must reach by our device.
     pub(super) routed: Arc<BTreeSet<IpAddr>>,
+    /// This node's addresses that serve NodePorts.
+    pub(super) nodeport_addresses: BTreeSet<IpAddr>,
     pub(super) operations: usize,
     pub(super) times: Times,
     /// Something was left out that may fit soon.
@@ -136,6 +138,7 @@ impl Work {
             rejections,
             vips,
             routed,
+            nodeport_addresses: node.nodeport_addresses,
             operations: plan.len(),
             times,
             starved: plan.starved,

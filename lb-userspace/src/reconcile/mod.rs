@@ -18,6 +18,7 @@
 
 mod agent;
 mod cycle;
+mod health;
 mod host;
 mod linger;
 mod pace;
@@ -213,6 +214,9 @@ impl<H: Host> Reconciler<H> {
                 state.seen_at = Some(now());
             }
             state.seen = source.generation;
+            if state.seen > state.programmed {
+                state.pending_since = state.pending_since.or(state.seen_at);
+            }
             state.synced = source.synced;
             state.source_error.clone_from(&source.not_ready);
             state.services = source.snapshot.services.len();

@@ -10,7 +10,7 @@ use super::readiness;
 use super::steps::Failures;
 use super::upkeep::Swept;
 use super::{Host, Reconciler, Starved};
-use crate::clock::{Instant, now};
+use crate::clock::{Instant, now, wall};
 use crate::datapath::attach::{Attachment, Hook, Left, method_name};
 use crate::datapath::interfaces::{Interface, InterfaceTable};
 use crate::source::SourceState;
@@ -60,6 +60,9 @@ impl<H: Host> Reconciler<H> {
                 let (left_out, starved) = (published.devices_left_out, published.starved);
                 state.warnings = readiness::warnings(table, conflicts, left_out, starved);
                 state.programmed = source.generation;
+                state.programmed_at = Some(wall());
+                state.pending_since = state.seen_at.filter(|_| state.seen > state.programmed);
+                state.nodeport_addresses.clone_from(&published.nodeport_addresses);
                 state.rejections = published.rejections.clone().into();
                 state.tables = table_fill(&published.planner, self.store.as_ref());
                 state.desired = Some(Arc::clone(&published.desired));

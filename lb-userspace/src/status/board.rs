@@ -1,7 +1,9 @@
 //! What the loop last told of itself, for the socket: one value, replaced as a whole, read without stopping anybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -26,8 +28,14 @@ pub struct State {
     pub seen: u64,
     /// When it was seen.
     pub seen_at: Option<Instant>,
+    /// When the oldest change was seen that is not programmed yet.
+    pub pending_since: Option<Instant>,
     /// Newest generation that is programmed.
     pub programmed: u64,
+    /// When the tables were last written, or found to be as they should.
+    pub programmed_at: Option<SystemTime>,
+    /// This node's addresses that serve NodePorts.
+    pub nodeport_addresses: BTreeSet<IpAddr>,
     /// Services in the source.
     pub services: usize,
     /// EndpointSlices in the source.
