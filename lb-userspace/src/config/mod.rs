@@ -10,7 +10,6 @@ mod parse;
 mod settings;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use thiserror::Error;
 
+use crate::health::Addresses;
 use crate::model::NodePortAddresses;
 use crate::source::kubernetes::Access;
 
@@ -231,8 +231,8 @@ pub struct Config {
     pub flow_entries: u32,
     /// Idle times of flows.
     pub timeouts: Timeouts,
-    /// Where `/healthz` and `/livez` answer.
-    pub healthz: Option<SocketAddr>,
+    /// Where probes and metrics are answered.
+    pub listen: Addresses,
     /// Pins, lock and socket.
     pub places: Places,
     /// Logs.
@@ -316,7 +316,10 @@ impl Config {
                 udp_unreplied: read.one("udp-unreplied-timeout", Duration::ZERO, parse::timeout),
                 udp_replied: read.one("udp-replied-timeout", Duration::ZERO, parse::timeout),
             },
-            healthz: read.one("healthz-bind-address", None, parse::listen_address),
+            listen: Addresses {
+                healthz: read.one("healthz-bind-address", None, parse::listen_address),
+                metrics: read.one("metrics-bind-address", None, parse::listen_address),
+            },
             places: places(&mut read),
             log: log(&mut read),
         };

@@ -336,6 +336,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Agent,
+        "metrics-bind-address",
+        Value,
+        "ADDRESS:PORT",
+        "127.0.0.1:10249",
+        "Where /metrics answers in Prometheus' format, `none` for nowhere",
+    ),
+    setting(
+        Agent,
         "pin-dir",
         Value,
         "DIR",

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::clock::Instant;
+use crate::observe::Histogram;
 
 /// A change that is not programmed for this long makes the node unhealthy: twice kube-proxy's sync period.
 const STUCK: Duration = Duration::from_mins(1);
@@ -14,8 +15,12 @@ const STUCK: Duration = Duration::from_mins(1);
 pub struct Facts {
     /// When the oldest change was seen that is not programmed yet.
     pub pending_since: Option<Instant>,
+    /// When a change was last seen.
+    pub queued_at: Option<SystemTime>,
     /// When everything that had been seen was last programmed.
     pub programmed_at: Option<SystemTime>,
+    /// How long cycles took.
+    pub sync: Histogram,
     /// Whether load balancers may send traffic here: the Node is known, not being deleted and not scaled down.
     pub node_eligible: bool,
     /// The health check node ports to serve.

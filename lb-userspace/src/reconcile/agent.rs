@@ -29,7 +29,7 @@ use crate::datapath::run_dir::RunDir;
 use crate::health::{self, Facts};
 use crate::maps::{BpfStore, MapStore, OpenError};
 use crate::source::{folder, kubernetes};
-use crate::status::{Board, Identity, ListenError, Server, State};
+use crate::status::{Answers as _, Board, Identity, ListenError, Server, State};
 
 /// How long a start waits for another agent of the pin folder to end.
 const OTHER_AGENT_ENDS: Duration = Duration::from_secs(30);
@@ -148,10 +148,11 @@ impl Agent {
             source_location,
         };
         let facts = watch::Sender::new(Facts::default());
-        tokio::spawn(health::run(config.healthz, facts.subscribe()));
-        tokio::spawn(super::health::tell(state.subscribe(), facts));
         let board = Arc::new(Board::new(identity, state.subscribe(), source.handle()));
         tokio::spawn(Server::bind(run_dir.root())?.serve(Arc::clone(&board)));
+        let report = Arc::clone(&board);
+        tokio::spawn(health::run(config.listen, facts.subscribe(), move || report.report()));
+        tokio::spawn(super::health::tell(state.subscribe(), facts));
 
         let (loaded, kind, hz, clock) = {
             let (pins, attach, flow_sets) = (pins.clone(), config.attach, config.flow_entries);

@@ -28,7 +28,9 @@ fn of(state: &State) -> Facts {
     let desired = state.desired.as_deref();
     Facts {
         pending_since: state.pending_since,
+        queued_at: state.queued_at,
         programmed_at: state.programmed_at,
+        sync: state.sync,
         node_eligible: desired.is_some_and(|desired| desired.node.eligible),
         checks: desired.map(|desired| checks(desired, state)).unwrap_or_default(),
     }

@@ -45,7 +45,7 @@ pub use agent::{AgentError, run};
 pub use host::{Host, HostError, HostStartError, KernelHost};
 pub use upkeep::{Sweep, Swept};
 
-use crate::clock::{Instant, now};
+use crate::clock::{Instant, now, wall};
 use crate::config::Config;
 use crate::datapath::attach::Trust;
 use crate::datapath::interfaces::InterfaceTable;
@@ -212,6 +212,7 @@ impl<H: Host> Reconciler<H> {
         self.state.send_modify(|state| {
             if source.generation > state.seen {
                 state.seen_at = Some(now());
+                state.queued_at = Some(wall());
             }
             state.seen = source.generation;
             if state.seen > state.programmed {

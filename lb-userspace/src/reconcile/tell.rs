@@ -52,6 +52,7 @@ impl<H: Host> Reconciler<H> {
             if errors.is_empty() {
                 state.cycles += 1;
                 state.success_at = Some(now());
+                state.sync.add(took);
             } else {
                 state.failures += 1;
             }

@@ -16,7 +16,7 @@ use super::services::service_items;
 use crate::clock::{Instant, now};
 use crate::maps::MapStore;
 use crate::model::{DesiredState, Rejection};
-use crate::observe::reason_counters;
+use crate::observe::{Histogram, reason_counters};
 use crate::source::{FileError, SourceHandle};
 
 /// What the loop tells.
@@ -32,6 +32,10 @@ pub struct State {
     pub pending_since: Option<Instant>,
     /// Newest generation that is programmed.
     pub programmed: u64,
+    /// When a change was last seen, for people.
+    pub queued_at: Option<SystemTime>,
+    /// How long cycles took that ended well.
+    pub sync: Histogram,
     /// When the tables were last written, or found to be as they should.
     pub programmed_at: Option<SystemTime>,
     /// This node's addresses that serve NodePorts.

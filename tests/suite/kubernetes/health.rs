@@ -61,6 +61,25 @@ fn probes_follow_the_node_and_its_local_endpoints() {
         "{body}"
     );
 
+    // Metrics answer on the node alone.
+    let metrics = at("127.0.0.1", 10249);
+    let (status, _, text) = get(&scene.world.node(1).ns, metrics, "/metrics").expect("metrics");
+    assert_eq!(status, 200);
+    for line in [
+        "steerway_ready 1",
+        "steerway_source_synced 1",
+        "kubeproxy_proxy_healthz_total{code=\"200\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(
+        text.contains("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} "),
+        "{text}"
+    );
+    let (status, _, mode) = get(&scene.world.node(1).ns, metrics, "/proxyMode").expect("the mode");
+    assert_eq!((status, mode.as_str()), (200, "steerway"));
+    get(&client, node(1, 10249), "/metrics").expect_err("nothing listens on the node's own address");
+
     // The autoscaler announces the node's end: balancers leave, the agent lives.
     let taint = json!({ "spec": { "taints": [{ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" }] } });
     scene.cluster.patch("node", "node1", &taint);
