@@ -39,9 +39,6 @@ impl Half {
 
 /// The slot for a newcomer (false where there is none): free, else expired, else the least valuable that a newcomer may displace.
 ///
-/// Free means of the key's first set, where look-ups begin, unless its second is emptier and the first no longer nearly empty. A
-/// table half full, as the flows that it is made for make it, so has room for all but a few in a hundred thousand.
-///
 /// A settled flow is never displaced. Among established but unsettled flows the newest goes first (a flood of whole handshakes
 /// is its own victim), in every other class the oldest. `twin` stays, if it is an entry: a pair does not displace its own
 /// half. Called through [`Tables::choose`].
@@ -55,11 +52,7 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, twin: &Spot, int
     } else {
         u64::MAX
     };
-    let [first, second] = candidates(hash, table.mask());
-    let load = taken::<F, T>(tables, first);
-    let swapped = core::hint::black_box((load > 1 && taken::<F, T>(tables, second) < load) as u32).wrapping_neg();
-    let difference = (first ^ second) & swapped;
-    for index in [first ^ difference, second ^ difference] {
+    for index in candidates(hash, table.mask()) {
         let Some(set) = table.set(index) else { break };
         for i in 0..SET_SLOTS {
             let base = probe(hash, i) * F::SLOT_WORDS;
@@ -76,19 +69,6 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, twin: &Spot, int
         }
     }
     best_rank != u64::MAX
-}
-
-/// How many slots of a set are not free. No branches either.
-#[inline(always)]
-fn taken<F: TableFamily, T: Tables>(tables: &T, index: u32) -> u32 {
-    let mut taken = 0;
-    if let Some(set) = tables.flows::<F>().set(index) {
-        for slot in 0..SET_SLOTS {
-            let control = Control::from_word(set.load(slot * F::SLOT_WORDS));
-            taken += core::hint::black_box((control.phase() != FREE) as u32);
-        }
-    }
-    taken
 }
 
 /// Set and slot in one word.

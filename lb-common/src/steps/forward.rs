@@ -135,7 +135,7 @@ fn may_be_cut<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> bool
     !F::V6 && header.l3 != 0 && packet.half(header.l3 + 6).is_some_and(is_free)
 }
 
-/// The length that a way out must carry: [`wire_length`], or nothing where the packet may be cut.
+/// The length that a way out must carry: that of the packet on the wire, or nothing where the packet may be cut.
 #[inline(always)]
 pub fn whole_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -> u16 {
     if !P::EARLY && may_be_cut(packet, header) {

@@ -122,23 +122,6 @@ fn settled_flows_are_never_displaced() {
 }
 
 #[test]
-fn a_table_has_room_for_as_many_flows_as_it_is_made_for_but_a_few() {
-    fn check<F: TableFamily>() {
-        // Four slots a flow: half of them are taken in the end.
-        let sizes = Sizes {
-            flow_sets: usize::from(FLOWS),
-            ..Sizes::default()
-        };
-        let node = Node::new(F::V6, sizes);
-        let entered = (0..FLOWS).filter(|n| enter::<F>(&node, *n, SETTLED_FLOW) == Inserted::Pair);
-        assert!(entered.count() > usize::from(FLOWS) - 8, "one in a thousand at most");
-    }
-    const FLOWS: u16 = 8192;
-    check::<V4>();
-    check::<V6>();
-}
-
-#[test]
 fn the_least_valuable_flow_goes_and_it_goes_whole() {
     let worth = [OPEN, LIVE | DATAGRAM, CLOSING, LIVE | RESET, ANSWERED, ESTABLISHED_NOW];
     for (index, cheap) in worth.into_iter().enumerate() {

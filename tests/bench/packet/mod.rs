@@ -179,7 +179,11 @@ fn one_round(scene: &Scene, ifindex: u32, all: &mut All) -> Result<()> {
             let flows = scene.flows();
             let took = started.elapsed().as_secs_f64() * 1e3;
             note(format!("dump {name}"), took);
-            ensure!(flows.len() == MOST_FLOWS, "{} of {MOST_FLOWS} flows stand", flows.len());
+            ensure!(
+                flows.len() >= MOST_FLOWS - MOST_FLOWS / 2000,
+                "{} of {MOST_FLOWS} flows stand",
+                flows.len()
+            );
             let mut back = vec![(frontend(v6), frontend(v6)); MOST_FLOWS];
             for flow in &flows {
                 *back.get_mut(number(flow.client)).context("a client of ours")? = (flow.backend, flow.source);

@@ -2,7 +2,8 @@
 //!
 //! In: tests/kubernetes/go.mod, which names the versions, and go.sum. Out: `kubernetes/VERSIONS` in the cache with every program,
 //! whole or not there. Where `KUBEBUILDER_ASSETS` names a folder that has them (as for controllers' tests elsewhere), that is
-//! taken and nothing is built. Any Go from 1.21 on will do: it fetches the one that go.mod wants as a module, too.
+//! taken and nothing is built. Any Go from 1.21 on will do: it fetches the one that go.mod wants as a module, too. Where there is
+//! none (Debian 12's is older), that very module is fetched from Go's proxy, its checksum compared, and unpacked into the cache.
 
 use std::{
     env, fs,
@@ -27,6 +28,13 @@ const PROGRAMS: [(&str, &str); 4] = [
     ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
     ("etcd", "go.etcd.io/etcd/server/v3"),
 ];
+
+/// The Go that is fetched where none is installed: its version, the module's checksum (SHA-256), and where modules are had.
+const GO: (&str, &str, &str) = (
+    "go1.26.8.linux-amd64",
+    "30c2b1bf7dcc88d3eb0a1364e47ddd9128edb3110a30e8a0ef61cd5856b31de7",
+    "https://proxy.golang.org/golang.org/toolchain/@v",
+);
 
 /// Where the programs are or will be. An error if go.mod names no version, or `KUBEBUILDER_ASSETS` a folder that lacks one.
 pub(crate) fn folder(workspace: &Workspace) -> Result<PathBuf> {
@@ -58,7 +66,7 @@ pub(crate) fn is_missing(workspace: &Workspace) -> Result<bool> {
 pub(crate) fn install(workspace: &Workspace) -> Result<()> {
     let folder = folder(workspace)?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let go = go()?;
+    let go = go(workspace)?;
     let text = fs::read_to_string(module(workspace).join("go.mod"))?;
     let flags = format!("-s -w {}", stamp(version(&text, "k8s.io/kubernetes")?)?);
     for (name, package) in PROGRAMS {
@@ -92,15 +100,67 @@ fn lacking(folder: &Path) -> Option<&'static str> {
     names.into_iter().find(|name| !folder.join(name).is_file())
 }
 
-fn go() -> Result<PathBuf> {
-    exec::find("go")
-        .or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|path| path.is_file()))
-        .with_context(|| {
-            format!(
-                "no go: the tests on a real API server build it from Go modules. Install Go 1.21 or newer, or let \
-                 {VARIABLE} name a folder with etcd, kube-apiserver, kube-controller-manager and kubectl"
-            )
-        })
+/// A Go that builds the programs.
+fn go(workspace: &Workspace) -> Result<PathBuf> {
+    let installed =
+        exec::find("go").or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|path| path.is_file()));
+    match installed {
+        Some(go) if is_young(&exec::output(Command::new(&go).arg("version"))?) => Ok(go),
+        _ => fetched_go(workspace),
+    }
+}
+
+/// Whether what `go version` says is of a Go that fetches the one it is asked for (1.21 and newer).
+fn is_young(said: &str) -> bool {
+    let version = said.split_whitespace().find_map(|word| word.strip_prefix("go1."));
+    let minor = version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next());
+    minor
+        .and_then(|minor| minor.parse::<u32>().ok())
+        .is_some_and(|minor| minor >= 21)
+}
+
+/// The Go of [`GO`] in the cache.
+fn fetched_go(workspace: &Workspace) -> Result<PathBuf> {
+    let (version, sum, modules) = GO;
+    ensure!(
+        cfg!(target_arch = "x86_64"),
+        "no Go from 1.21 on: the tests on a real API server build it from Go modules. Install one, or let {VARIABLE} name a \
+         folder with etcd, kube-apiserver, kube-controller-manager and kubectl"
+    );
+    let folder = workspace.cache.join("go").join(version);
+    let go = folder.join("bin/go");
+    if go.is_file() {
+        return Ok(go);
+    }
+    let partial = workspace.cache.join("go").join(format!("{version}.partial"));
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
+    }
+    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+    let archive = partial.join("module.zip");
+    exec::run(
+        Command::new("curl")
+            .args(["--fail", "--silent", "--show-error", "--location", "--output"])
+            .arg(&archive)
+            .arg(format!("{modules}/v0.0.1-{version}.zip")),
+    )?;
+    let found = exec::output(Command::new("sha256sum").arg(&archive))?;
+    ensure!(
+        found.starts_with(sum),
+        "{} has the checksum {found}, not {sum}",
+        archive.display()
+    );
+    exec::run(
+        Command::new("busybox")
+            .args(["unzip", "-q"])
+            .arg(&archive)
+            .current_dir(&partial),
+    )?;
+    let unpacked = partial.join(format!("golang.org/toolchain@v0.0.1-{version}"));
+    fs::rename(&unpacked, &folder)
+        .with_context(|| format!("cannot rename {} to {}", unpacked.display(), folder.display()))?;
+    fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
+    Ok(go)
 }
 
 /// The version of a module in the text of a go.mod.
@@ -139,6 +199,12 @@ mod tests {
         assert_eq!(version(MODULE, "go.etcd.io/etcd/server/v3").unwrap(), "v3.6.8");
         assert!(version(MODULE, "k8s.io/api").is_err());
         assert!(version(MODULE, "k8s.io/kube").is_err());
+    }
+
+    #[test]
+    fn a_go_that_cannot_fetch_another_is_too_old() {
+        assert!(is_young("go version go1.26.8 linux/amd64") && is_young("go version go1.21 linux/amd64"));
+        assert!(!is_young("go version go1.19.8 linux/amd64") && !is_young("no go at all"));
     }
 
     #[test]
