@@ -14,6 +14,20 @@ const LOOKUP_BATCH: libc::c_int = 24;
 /// Entries that [`lookup_batch`] reads; larger than any bucket of a hash map.
 const CHUNK: usize = 4096;
 
+/// Calls bpf(2).
+///
+/// # Safety
+/// `attributes` are the member of `union bpf_attr` that `command` reads, and every address in them is valid for what it does.
+#[expect(unsafe_code, reason = "the system call itself")]
+unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<()> {
+    // SAFETY: the caller's promise; the size is that of the very object.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The part of `union bpf_attr` that the command takes.
 #[repr(C)]
 #[derive(Default)]
@@ -76,17 +90,7 @@ impl Run {
         };
         // SAFETY: the four addresses and sizes above are those of the borrowed slices, of which the kernel writes only the
         // two that are borrowed mutably; the attributes are plain integers of the size that is passed.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                TEST_RUN,
-                &raw mut attributes,
-                size_of::<TestRunAttributes>(),
-            )
-        };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        unsafe { bpf(TEST_RUN, &mut attributes) }?;
         Ok((attributes.return_value.cast_signed(), attributes.data_size_out as usize))
     }
 }
@@ -135,18 +139,10 @@ pub(crate) fn lookup_batch(map: &MapData, from: Option<&[u8]>) -> io::Result<Bat
     };
     // SAFETY: the buffers were made above for CHUNK entries of this map's sizes, and a cursor for the largest that it may have;
     // one that is given was made here too.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            LOOKUP_BATCH,
-            &raw mut attributes,
-            size_of::<BatchAttributes>(),
-        )
-    };
-    let ended = match (result, io::Error::last_os_error()) {
-        (0.., _) => false,
-        (_, end) if end.raw_os_error() == Some(libc::ENOENT) => true,
-        (_, error) => return Err(error),
+    let ended = match unsafe { bpf(LOOKUP_BATCH, &mut attributes) } {
+        Ok(()) => false,
+        Err(end) if end.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
     };
     let entries = keys.chunks(key).zip(values.chunks(value));
     let entries = entries.take(attributes.count as usize);

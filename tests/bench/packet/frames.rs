@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::checksum::{apply, fold32, port};
 use lb_tests::packet::Packet;
 
 /// Words of a frame in the map.
@@ -73,7 +74,12 @@ impl Frames {
             };
             frame[transport..transport + address.len()].copy_from_slice(address);
             transport += address.len();
-            added += address.chunks_exact(2).map(half).sum::<u32>();
+            added += address
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|half| u64::from(u16::from_ne_bytes(*half)))
+                .sum::<u64>();
         }
         // Without ports so far: the sum of the IPv4 header's changes.
         if !self.v6 {
@@ -81,7 +87,7 @@ impl Frames {
         }
         for (offset, end) in [(0, from), (2, to)] {
             frame[transport + offset..transport + offset + 2].copy_from_slice(&end.port().to_be_bytes());
-            added += u32::from(end.port());
+            added += port(end.port());
         }
         add(&mut frame, self.sum, added);
         let mut words = [0; WORDS];
@@ -92,17 +98,10 @@ impl Frames {
     }
 }
 
-fn half(bytes: &[u8]) -> u32 {
-    u32::from(u16::from_be_bytes([bytes[0], bytes[1]]))
-}
-
-/// Takes what was added to the summed bytes into a checksum (RFC 1624).
-fn add(frame: &mut [u8], at: usize, added: u32) {
-    let mut sum = u32::from(!u16::from_be_bytes([frame[at], frame[at + 1]])) + added;
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    frame[at..at + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+/// Takes what was added to the summed bytes into the checksum at an offset.
+fn add(frame: &mut [u8], at: usize, added: u64) {
+    let field = u16::from_ne_bytes([frame[at], frame[at + 1]]);
+    frame[at..at + 2].copy_from_slice(&apply(field, fold32(added)).to_ne_bytes());
 }
 
 #[cfg(test)]

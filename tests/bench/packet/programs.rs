@@ -1,7 +1,6 @@
 //! The bench's own programs and what they measure: loaded from `$STEERWAY_BENCH_EBPF`, run by BPF_PROG_TEST_RUN on the calling
 //! thread's processor, in the namespace of the node.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -10,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, ProgramArray};
-use aya::programs::{ProgramFd, SchedClassifier, loaded_programs};
+use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, loaded_programs};
 use aya::{Ebpf, maps::Map};
 use lb_tests::prog_run::Input;
 use steerway::maps::Words;
@@ -146,18 +145,14 @@ fn words(map: &Map, count: usize) -> Result<Words> {
 
 /// The agent's program of a name: the one that uses the flow table whose id is given.
 pub(super) fn agents(name: &str, flows: u32) -> Result<ProgramFd> {
-    let mut found = BTreeSet::new();
-    for info in loaded_programs().filter_map(Result::ok) {
-        if info.name_as_str() == Some(name) && info.map_ids()?.is_some_and(|ids| ids.contains(&flows)) {
-            found.insert(info.id());
-        }
-    }
-    let id = found
-        .last()
-        .with_context(|| format!("the agent has no program {name}"))?;
-    let info = loaded_programs()
+    let uses = |info: &ProgramInfo| {
+        let maps = info.map_ids().ok().flatten();
+        info.name_as_str() == Some(name) && maps.is_some_and(|ids| ids.contains(&flows))
+    };
+    let newest = loaded_programs()
         .filter_map(Result::ok)
-        .find(|info| info.id() == *id)
-        .context("a program that is gone")?;
+        .filter(uses)
+        .max_by_key(ProgramInfo::id);
+    let info = newest.with_context(|| format!("the agent has no program {name}"))?;
     Ok(info.fd()?)
 }

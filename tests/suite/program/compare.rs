@@ -34,10 +34,7 @@ pub(super) fn both(world: &World, program: ProgramName, given: &Given) -> Result
             ..given.clone()
         },
     )?;
-    let counts = [
-        delta(&before[0], &world.kernel_counts()),
-        delta(&before[1], &world.host_counts()),
-    ];
+    let counts = counted_since(world, &before, &mut wrong);
 
     if is_bare(program) && decision.action == Action::Neighbour {
         // The kernel wants a link header to take off before it makes the neighbour's.
@@ -50,13 +47,6 @@ pub(super) fn both(world: &World, program: ProgramName, given: &Given) -> Result
     }
     if let Some(text) = difference(program, buffer.bytes(), &output.frame) {
         _ = writeln!(wrong, "the kernel's packet is not the host's:\n{text}");
-    }
-    if counts[0] != counts[1] {
-        _ = writeln!(
-            wrong,
-            "counted {:?} by the kernel, {:?} by the host",
-            counts[0], counts[1]
-        );
     }
     let (end, returned) = match decision.action {
         Action::Pass => (End::Next, TC_ACT_UNSPEC),
@@ -75,7 +65,6 @@ pub(super) fn both(world: &World, program: ProgramName, given: &Given) -> Result
     if let Some(text) = world.flow_difference() {
         _ = writeln!(wrong, "{text}");
     }
-    let [counts, _] = counts;
     if wrong.is_empty() {
         Ok(Outcome {
             frame: output.frame,
@@ -85,6 +74,16 @@ pub(super) fn both(world: &World, program: ProgramName, given: &Given) -> Result
     } else {
         Err(wrong)
     }
+}
+
+/// What the kernel has counted since `before`; says where the host has counted something else.
+pub(super) fn counted_since(world: &World, before: &[Vec<u64>; 2], wrong: &mut String) -> BTreeMap<Reason, u64> {
+    let kernel = delta(&before[0], &world.kernel_counts());
+    let host = delta(&before[1], &world.host_counts());
+    if kernel != host {
+        _ = writeln!(wrong, "counted {kernel:?} by the kernel, {host:?} by the host");
+    }
+    kernel
 }
 
 /// Runs a step on both sides; says what differs from the step or between the sides. `summed`: a device has summed the packet.
