@@ -5,6 +5,7 @@
 
 use crate::family::{Family, V4, V6};
 use crate::flow::contend::{self, Half};
+use crate::flow::state::Control;
 use crate::flow::table::{self, Found, Spot};
 use crate::flow::{Entry, Key};
 use crate::layout::{AffinityKey, AffinityValue, Device, FragmentKey};
@@ -69,6 +70,9 @@ pub trait Packet {
     fn ifindex(&self) -> u32;
     /// True when a process of this host sent the packet (meaningful at egress).
     fn sent_by_host(&self) -> bool;
+    /// True where the kernel has found that the frame was sent to this host. False where it was not, or where nobody has looked
+    /// yet. Meaningful at ingress.
+    fn is_for_host(&self) -> bool;
     /// Tells the later hook of this device by a mark beside the packet that the packet is translated; None where that is not
     /// possible. Only asked at hooks that are [`Packet::EARLY`].
     fn mark(&mut self, _mark: u32) -> Option<()> {
@@ -87,7 +91,7 @@ pub struct Route<A> {
     pub next_hop: A,
     /// The kernel's preferred source for this route; zero where it has none.
     pub source: A,
-    /// The MTU, for [`RouteKind::TooBig`].
+    /// The MTU, for [`RouteKind::TooBig`]; for [`RouteKind::Via`] where the kernel tells it.
     pub mtu: u16,
     /// MAC addresses that a frame to the next hop carries, for [`RouteKind::Via`] where the kernel knows them.
     pub macs: Macs,
@@ -156,6 +160,11 @@ pub trait Tables: Sized {
     fn choose<F: TableFamily>(&self, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
         contend::choose::<F, Self>(self, hash, twin, into)
     }
+    /// [`contend::rank`] of a control word; an implementation may put a function call round it.
+    #[inline(always)]
+    fn rank(&self, control: u64, now: u32) -> u64 {
+        contend::rank(self, Control::from_word(control), now)
+    }
     /// [`contend::settle`]; an implementation may put a function call round it.
     #[inline(always)]
     fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
@@ -187,6 +196,17 @@ pub trait Tables: Sized {
     fn remember_fragment<F: TableFamily>(&self, key: &FragmentKey, ports: u64);
     /// Route to `daddr` for a packet that came in by `ifindex`, of `length` bytes at layer 3.
     fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr>;
+    /// As [`Tables::route`], perhaps as it was up to a second ago, and perhaps without a source: for packets of known flows.
+    #[inline(always)]
+    fn recent_route<F: TableFamily>(
+        &self,
+        ifindex: u32,
+        saddr: F::Addr,
+        daddr: F::Addr,
+        length: u16,
+    ) -> Route<F::Addr> {
+        self.route::<F>(ifindex, saddr, daddr, length)
+    }
     /// Now, in jiffies, the low 32 bits.
     fn now(&self) -> u32;
     /// Takes one token of the answer rate limit.

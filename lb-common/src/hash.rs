@@ -5,6 +5,7 @@
 //! that every node builds the same choice for the same flow.
 
 use crate::family::{Family, Side};
+use crate::layout::BITS_LOG;
 
 const A: u64 = 0x9e37_79b9_7f4a_7c15;
 const B: u64 = 0xbf58_476d_1ce4_e5b9;
@@ -42,12 +43,12 @@ pub fn side<F: Family>(seed: u64, side: Side<F>, protocol: u8) -> u64 {
     x ^ x >> 29
 }
 
-/// Index of the bit that stands for an address in a bit-set of 2^16 bits. A multiplication carries upwards only, and an
+/// Index of the bit that stands for an address in a bit-set. A multiplication carries upwards only, and an
 /// address's last bytes, in which neighbours differ, are the upper ones of its word: they are folded down between two.
 #[inline(always)]
 pub fn bit<F: Family>(addr: F::Addr) -> u32 {
     let x = absorb(0, F::fold(addr), A);
-    (x.wrapping_mul(B) >> 48) as u32
+    (x.wrapping_mul(B) >> (64 - BITS_LOG)) as u32
 }
 
 /// Maps the upper half of `hash` to `0..length` without division.

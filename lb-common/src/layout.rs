@@ -9,14 +9,15 @@
 //! arena           immutable blocks: 8 header words, then backend ids, two a word        written by user space
 //! backends        4 words a backend: control, address (2), port and flags               written by user space
 //! config          one value of CONFIG_WORDS words                                       written by user space
-//! forward_bits, reply_bits   bit-sets of 2^16 bits over addresses                       written by user space
+//! forward_bits, reply_bits   bit-sets of 2^20 bits over addresses                       written by user space
 //! devices         hash: ifindex -> device words                                         written by user space
 //! ranges_v4/6     LPM: service port id, prefix                                          written by user space
 //! flows_v4/6      sets of 4 slots (see crate::flow)                                     written by packets, swept by user space
 //! affinity_v4/6   LRU hash: client, service port id -> backend, last new connection     written by packets
 //! fragments_v4/6  LRU hash: datagram -> ports                                           written by packets
+//! epoch           one word, raised when a way out may have changed                      written by user space
 //! reasons         per-CPU array of counters                                             written by packets
-//! answers, stage  per-CPU scratch: rate limit, hand-over between stages                 written by packets
+//! answers, stage, hops   per-CPU scratch: rate limit, hand-over between stages, ways out   written by packets
 //! stages, stages_xdp   program arrays of the later stages                               written at load
 //! names           hash: service port id -> its name, for people and for a restarted agent   written by user space, not read by packets
 //! ```
@@ -24,7 +25,7 @@
 use crate::family::Family;
 
 /// Version of everything in this file; pins of another version are not reused.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Slots of a set in the frontend and flow tables.
 pub const SET_SLOTS: usize = 4;
@@ -59,6 +60,8 @@ pub mod map {
     pub const AFFINITY: &str = "affinity";
     /// Fragments in flight (pair).
     pub const FRAGMENTS: &str = "fragments";
+    /// A word that rises when a way out may have changed.
+    pub const EPOCH: &str = "epoch";
     /// Counters by reason.
     pub const REASONS: &str = "reasons";
     /// Names of service ports by id.
@@ -137,8 +140,10 @@ pub const BACKENDS: u32 = 1 << 18;
 pub const BACKEND_WORDS: usize = 4;
 /// Words of the header of a service's block in the arena.
 pub const BLOCK_HEADER_WORDS: u32 = 8;
-/// Words of the bit-sets (2^16 bits).
-pub const BITS_WORDS: u32 = 1 << 10;
+/// Binary logarithm of the number of bits in a bit-set: with 100,000 backends one address in eleven has its bit set.
+pub const BITS_LOG: u32 = 20;
+/// Words of the bit-sets.
+pub const BITS_WORDS: u32 = 1 << (BITS_LOG - 6);
 /// Entries of each affinity table.
 pub const AFFINITY_ENTRIES: u32 = 1 << 16;
 /// Entries of each fragment table.
@@ -347,11 +352,13 @@ pub const fn backend_port_word(port: u16, flags: u16) -> u64 {
     (flags as u64) << 16 | port as u64
 }
 
-/// A device with a role, as the kernel needs it. Words: MAC to lift to (48 bits, 0 = not a bridge port).
+/// A device with a role, as the kernel needs it. MAC addresses: bytes in order, in the low 48 bits of a little-endian word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Device {
-    /// MAC address of the bridge whose port this is, bytes in order, in the low 48 bits of a little-endian word; 0 = none.
+    /// MAC address of the bridge whose port this is; 0 = none.
     pub bridge_mac: u64,
+    /// Its own MAC address; 0 = none.
+    pub mac: u64,
     /// IPv4 source for SNAT out of this device (native-endian load of network order); 0 = none.
     pub source_v4: u32,
     /// Explicit padding, zero.
@@ -361,7 +368,7 @@ pub struct Device {
 }
 
 /// Number of words of a [`Device`] value.
-pub const DEVICE_WORDS: usize = 4;
+pub const DEVICE_WORDS: usize = 5;
 
 impl Device {
     /// The map value.
@@ -372,6 +379,7 @@ impl Device {
             self.source_v4 as u64,
             self.source_v6[0],
             self.source_v6[1],
+            self.mac,
         ]
     }
 
@@ -380,6 +388,7 @@ impl Device {
     pub const fn from_words(w: [u64; DEVICE_WORDS]) -> Self {
         Self {
             bridge_mac: w[0],
+            mac: w[4],
             source_v4: w[1] as u32,
             pad: 0,
             source_v6: [w[2], w[3]],
@@ -509,6 +518,7 @@ mod tests {
         assert_eq!(ServiceWord::from_word(0), None);
         let d = Device {
             bridge_mac: 1,
+            mac: 5,
             source_v4: 2,
             pad: 0,
             source_v6: [3, 4],

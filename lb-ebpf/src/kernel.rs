@@ -98,9 +98,11 @@ pub(crate) fn route<F: TableFamily>(
     }
     let flags = if FIB_SOURCE.load() != 0 { FIB_LOOKUP_SRC } else { 0 };
     // SAFETY: `ctx` is the program's context and `fib` lives through the call.
-    let code = unsafe { bpf_fib_lookup(ctx, fib, size_of::<FibLookup>() as i32, flags) };
-    match code as i64 {
-        FIB_SUCCESS | FIB_NO_NEIGHBOUR => {
+    let code = unsafe { bpf_fib_lookup(ctx, fib, size_of::<FibLookup>() as i32, flags) } as i64;
+    // Without a length to judge by, the kernel has found the way and compares the packet's own with the device's MTU.
+    let is_way = code == FIB_SUCCESS || code == FIB_NO_NEIGHBOUR || code == FIB_TOO_BIG && length == 0;
+    match code {
+        _ if is_way => {
             if fib.family != if F::V6 { AF_INET6 } else { AF_INET } {
                 return Route::without(RouteKind::None);
             }
@@ -124,14 +126,20 @@ pub(crate) fn route<F: TableFamily>(
                 ifindex: fib.ifindex,
                 next_hop,
                 source,
-                mtu: 0,
-                macs: if code as i64 == FIB_SUCCESS {
+                // The kernel has put the way's MTU in the length's place.
+                mtu: if length == 0 {
+                    0
+                } else {
+                    // SAFETY: as above.
+                    unsafe { fib.__bindgen_anon_1.mtu_result }
+                },
+                macs: if code == FIB_NO_NEIGHBOUR {
+                    Macs::default()
+                } else {
                     Macs {
                         to: mac(fib.dmac),
                         from: mac(fib.smac),
                     }
-                } else {
-                    Macs::default()
                 },
             }
         }

@@ -15,6 +15,7 @@
 )]
 
 mod hook;
+mod hops;
 mod kernel;
 mod maps;
 mod packet;

@@ -18,6 +18,7 @@ use aya_ebpf::macros::btf_map;
 use lb_common::access::{Macs, Route, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::{V4, V6};
 use lb_common::flow::contend::{self, Half};
+use lb_common::flow::state::Control;
 use lb_common::flow::table::{self, Found, Spot};
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::{
@@ -27,10 +28,10 @@ use lb_common::layout::{
 };
 use lb_common::verdict::{REASONS, Reason};
 
-use crate::kernel;
+use crate::{hops, kernel};
 
 /// `BPF_F_MMAPABLE`.
-const MMAPABLE: usize = 0x400;
+pub(crate) const MMAPABLE: usize = 0x400;
 
 /// Number of flow sets minus one, IPv4; set when the programs are loaded.
 #[unsafe(no_mangle)]
@@ -228,6 +229,11 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn rank(&self, control: u64, now: u32) -> u64 {
+        rank(control, now)
+    }
+
+    #[inline(always)]
     fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
         let (entry, own) = (&raw const *entry, &raw const *own);
         // As in `scan`.
@@ -339,8 +345,20 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr> {
-        let mut route = kernel::route::<F>(self.ctx, ifindex, saddr, daddr, length);
-        if self.early && route.macs.to != 0 && kernel::wants_confirmation(route.macs.to, self.config(config::HZ)) {
+        kernel::route::<F>(self.ctx, ifindex, saddr, daddr, length)
+    }
+
+    #[inline(always)]
+    fn recent_route<F: TableFamily>(
+        &self,
+        ifindex: u32,
+        saddr: F::Addr,
+        daddr: F::Addr,
+        length: u16,
+    ) -> Route<F::Addr> {
+        let second = self.config(config::HZ);
+        let mut route = hops::route::<F>(self.ctx, ifindex, saddr, daddr, length, second);
+        if self.early && route.macs.to != 0 && kernel::wants_confirmation(route.macs.to, second) {
             route.macs = Macs::default();
         }
         route
@@ -433,6 +451,13 @@ macro_rules! choose {
             contend::choose::<$family, _>(&KernelTables::ANYWHERE, hash, twin, into) as u32
         }
     };
+}
+
+/// `contend::rank` as a global function of the object: as part of choosing, its branches multiply with the slots.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn rank(control: u64, now: u32) -> u64 {
+    contend::rank(&KernelTables::ANYWHERE, Control::from_word(control), now)
 }
 
 choose!(choose_v4, V4);

@@ -32,6 +32,8 @@ static SUM_ROOM: PerCpuArray<[u64; REACH / 8], 1> = PerCpuArray::new();
 const PSEUDO_HEADER: u64 = 0x10;
 const MARK_MANGLED_ZERO: u64 = 0x20;
 const IPV6: u64 = 0x80;
+/// `skb->pkt_type` of a frame to another host's MAC address (linux/if_packet.h).
+const PACKET_OTHERHOST: u32 = 3;
 /// `BPF_ADJ_ROOM_MAC`.
 const ROOM_AT_MAC: u32 = 1;
 /// Bytes that the pipeline may read; a power of two, so that a mask bounds an offset.
@@ -358,6 +360,11 @@ impl Packet for Skb {
     fn sent_by_host(&self) -> bool {
         field!(self, ingress_ifindex) == 0
     }
+
+    #[inline(always)]
+    fn is_for_host(&self) -> bool {
+        field!(self, pkt_type) != PACKET_OTHERHOST
+    }
 }
 
 impl Packet for Frame {
@@ -445,6 +452,11 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn sent_by_host(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn is_for_host(&self) -> bool {
         false
     }
 

@@ -14,6 +14,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -79,6 +80,17 @@ impl Netns {
         };
         netns.ip_batch("link set lo up\n");
         netns
+    }
+
+    /// Takes the name from a namespace that lives as long as the process and is never dropped: nothing stays behind then.
+    #[must_use]
+    pub fn nameless(self) -> Self {
+        let file = self.inner.file.try_clone().expect("a second descriptor of a namespace");
+        let path = format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd()).into();
+        let name = self.name().to_owned();
+        Self {
+            inner: Arc::new(Named { name, path, file }),
+        }
     }
 
     /// The name as `ip netns` shows it.

@@ -61,7 +61,7 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, twin: &Spot, int
                 *into = Spot::new(index, base, control);
                 return true;
             }
-            let rank = rank(tables, control, now) | never_if(stays == place_word(index, base));
+            let rank = tables.rank(control.word(), now) | never_if(stays == place_word(index, base));
             if rank < best_rank {
                 best_rank = rank;
                 *into = Spot::new(index, base, control);
@@ -84,9 +84,9 @@ fn never_if(condition: bool) -> u64 {
     core::hint::black_box((condition as u64).wrapping_neg())
 }
 
-/// Order of displacement, lowest first; `u64::MAX` = never.
+/// Order of displacement, lowest first; `u64::MAX` = never. Called through [`Tables::rank`].
 #[inline(always)]
-fn rank<T: Tables>(tables: &T, control: Control, now: u32) -> u64 {
+pub fn rank<T: Tables>(tables: &T, control: Control, now: u32) -> u64 {
     if control.phase() != LIVE {
         return u64::MAX;
     }

@@ -2,7 +2,7 @@
 //!
 //! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all.
 
-use super::gate::{addressed, limited, opens, refusal, refuse_with};
+use super::gate::{addressed, is_for_us, limited, opens, refusal, refuse_with};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, Route, TableFamily, Tables};
 use crate::flow::slot::{Entry, Key, Place, Rewrite, Seen, Way};
@@ -30,6 +30,13 @@ pub fn begin<F: TableFamily, P: Packet, T: Tables>(
     l3: usize,
     hook: u8,
 ) -> Step<F::Addr> {
+    if !is_for_us(packet, tables, l3, hook) {
+        return Step::done(Verdict::pass(if P::EARLY {
+            Reason::HandedOver
+        } else {
+            Reason::NotOurs
+        }));
+    }
     let verdict = addressed(packet, tables, work, l3, hook);
     if verdict.reason != Reason::Forward {
         return Step::done(verdict);
@@ -272,13 +279,24 @@ fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mu
     Port::None
 }
 
-/// The address that a source-translated packet leaves with: the route's preferred source, else the device's; zero = none.
+/// The address that a source-translated packet leaves with: the route's preferred source, else that of the device it leaves
+/// by, else steer0's, which is the node's; zero = none.
 #[inline(always)]
 fn snat_address<F: TableFamily, T: Tables>(tables: &T, route: &Route<F::Addr>) -> F::Addr {
     if route.source != F::Addr::default() {
         return route.source;
     }
-    tables.device(route.ifindex).map_or(F::Addr::default(), |device| {
+    let source = device_source::<F, T>(tables, route.ifindex);
+    if source != F::Addr::default() {
+        return source;
+    }
+    device_source::<F, T>(tables, tables.config(config::STEER_IFINDEX) as u32)
+}
+
+/// The source for SNAT out of a device; zero = none.
+#[inline(always)]
+fn device_source<F: TableFamily, T: Tables>(tables: &T, ifindex: u32) -> F::Addr {
+    tables.device(ifindex).map_or(F::Addr::default(), |device| {
         F::from_words(if F::V6 {
             device.source_v6
         } else {

@@ -1,6 +1,6 @@
 //! ICMP, and the answers that the node gives itself.
 
-use super::gate::{begins, lost_fragment, refuse_with};
+use super::gate::{begins, is_for_us, lost_fragment, refuse_with};
 use super::{Decided, Hook, Work};
 use crate::access::{Packet, TableFamily, Tables};
 use crate::family::{Family, Side};
@@ -32,7 +32,7 @@ pub fn control<F: TableFamily, P: Packet, T: Tables>(
     }
     match icmp::kind::<F, P>(packet, work.header.l4) {
         Some(icmp::Kind::Error) => translate_error(packet, tables, work, hook),
-        Some(icmp::Kind::EchoRequest) => echo(tables, &work.header, hook),
+        Some(icmp::Kind::EchoRequest) if is_for_us(packet, tables, l3, hook) => echo(tables, &work.header, hook),
         _ => Verdict::pass(Reason::NotOurs),
     }
 }

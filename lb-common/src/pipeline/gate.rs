@@ -7,7 +7,7 @@ use crate::flow::slot::Key;
 use crate::hash;
 use crate::layout::{FRONTEND_ECHO, FRONTEND_REFUSE, FragmentKey, config};
 use crate::steps::parse::{self, Header, Part, Ports};
-use crate::steps::{answer, select};
+use crate::steps::{answer, forward, select};
 use crate::verdict::{Action, Answer, Reason, Verdict};
 use crate::wire;
 
@@ -21,6 +21,19 @@ pub(super) fn begins<F: TableFamily, T: Tables>(tables: &T, dst: F::Addr, hook: 
 #[inline(always)]
 pub(super) fn straight<F: TableFamily, T: Tables>(tables: &T, dst: F::Addr, hook: u8) -> bool {
     hook & Hook::STRAIGHT != 0 && has_bit(hash::bit::<F>(dst), |word| tables.reply_bits(word))
+}
+
+/// False for a frame from the outside to another host's MAC address: the device sees it because it is promiscuous or a switch
+/// floods. To a port of a bridge, the bridge's address is this host's too.
+#[inline(always)]
+pub(super) fn is_for_us<P: Packet, T: Tables>(packet: &P, tables: &T, l3: usize, hook: u8) -> bool {
+    if hook != Hook::UPLINK_IN || l3 == 0 || packet.is_for_host() {
+        return true;
+    }
+    match (forward::receiver(packet), tables.device(packet.ifindex())) {
+        (Some(receiver), Some(device)) => receiver == device.mac || receiver == device.bridge_mac,
+        _ => false,
+    }
 }
 
 /// True when a packet opens a flow, so far as it tells by itself.

@@ -111,7 +111,7 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
         Way::Loopback => loopback(tables, header),
         Way::Route => {
             let length = wire_length(packet, header);
-            let route = tables.route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length);
+            let route = tables.recent_route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length);
             if !P::EARLY && route.kind == RouteKind::TooBig && may_be_cut(packet, header) {
                 loopback(tables, header)
             } else {
@@ -179,11 +179,14 @@ pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Ro
 /// promiscuous) is not ours to forward.
 #[inline(always)]
 fn is_sure<A, P: Packet>(packet: &P, route: &Route<A>) -> bool {
-    let Some([first, second]) = packet.words::<2>(0) else {
-        return false;
-    };
-    let receiver = first as u64 | (second as u64 & 0xffff) << 32;
-    route.ifindex == packet.ifindex() && route.macs.to != 0 && route.macs.from == receiver
+    route.ifindex == packet.ifindex() && route.macs.to != 0 && Some(route.macs.from) == receiver(packet)
+}
+
+/// The MAC address that a frame was sent to.
+#[inline(always)]
+pub fn receiver<P: Packet>(packet: &P) -> Option<u64> {
+    let [first, second] = packet.words::<2>(0)?;
+    Some(first as u64 | (second as u64 & 0xffff) << 32)
 }
 
 #[inline(always)]

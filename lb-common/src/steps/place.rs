@@ -55,9 +55,9 @@ pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, backend_is_clien
         Hook::LO_OUT if backend_flags & BACKEND_HOST != 0 => (NewSource::Keep, Way::Stack),
         _ => (NewSource::Node, Way::Route),
     };
-    // What steer0 forwards for others is the same flow as at an uplink: should the uplink be hooked later, it goes on there.
+    // What steer0 forwards for others came in by a device without a hook: should that be hooked later, the flow goes on there.
     let forward_hooks = if hook == Hook::STEER_OUT && !sent_by_host {
-        hook | Hook::UPLINK_IN
+        hook | ANY_IN
     } else {
         hook
     };

@@ -39,6 +39,8 @@ pub struct Buffer {
     pub ifindex: u32,
     /// A process of this host sent the packet.
     pub sent_by_host: bool,
+    /// The kernel has found that the frame was sent to this host (`PACKET_HOST`).
+    pub for_host: bool,
     /// `gso_size`.
     pub segment_payload: usize,
     /// Further calls of what can fail in the kernel (rewriting a sum, trimming, making room) until one fails.
@@ -52,6 +54,7 @@ impl From<Vec<u8>> for Buffer {
             summed: Summed::Whole,
             ifindex: 1,
             sent_by_host: false,
+            for_host: true,
             segment_payload: 0,
             failing_call: None,
         }
@@ -267,6 +270,10 @@ impl Packet for Buffer {
 
     fn sent_by_host(&self) -> bool {
         self.sent_by_host
+    }
+
+    fn is_for_host(&self) -> bool {
+        self.for_host
     }
 }
 

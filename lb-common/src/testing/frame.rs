@@ -91,6 +91,10 @@ impl Packet for Frame {
         false
     }
 
+    fn is_for_host(&self) -> bool {
+        false
+    }
+
     fn mark(&mut self, mark: u32) -> Option<()> {
         self.takes_mark.then(|| self.mark = Some(mark))
     }

@@ -200,6 +200,7 @@ fn publish(tables: &HostTables, v6: bool, [vip, lb, node]: [IpAddr; 3], backends
             ifindex,
             Device {
                 bridge_mac: u64::from(ifindex) * 0x0102_0304_0506,
+                mac: u64::from(ifindex) * 0x0605_0403_0201,
                 ..Device::default()
             },
         );

@@ -19,6 +19,7 @@ mod node;
 mod packet;
 
 mod answers;
+mod doorways;
 mod early;
 mod entries;
 mod floods;

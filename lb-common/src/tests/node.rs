@@ -31,6 +31,8 @@ pub(super) const UPLINK: u32 = 2;
 pub(super) const STEER: u32 = 5;
 pub(super) const CLIENT_VETH: u32 = 11;
 pub(super) const BACKEND_VETH: u32 = 12;
+/// MAC address of the uplink, to which packets are built.
+pub(super) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// MAC address of steer0.
 pub(super) const STEER_MAC: [u8; 6] = [0x02, 0x57, 0xee, 0x00, 0x00, 0x05];
 /// MAC address of the bridge whose port [`BACKEND_VETH`] is.
@@ -250,6 +252,7 @@ impl Node {
         node.tables.set_device(
             UPLINK,
             Device {
+                mac: mac_word(UPLINK_MAC),
                 source_v4: words(Addresses { v6: false }.node())[0] as u32,
                 source_v6: words(Addresses { v6: true }.node()),
                 ..Device::default()

@@ -164,7 +164,7 @@ pub const SETTINGS: &[Setting] = &[
         List,
         "CIDR,...",
         "",
-        "Addresses of pods; sources inside count as pods. Without it only pods on this node are known, by their interface",
+        "Addresses of pods, as kube-proxy takes them. Changes nothing here: a pod is known by its interface, and one of another node counts as outside",
     ),
     setting(
         Cluster,

@@ -173,7 +173,7 @@ fn kernel(features: Features) -> Vec<Check> {
         if features.fib_source {
             Check::ok("source of routes", "told by the kernel")
         } else {
-            let detail = "not told by the kernel (Linux 6.7): SNAT uses the first address of the way out";
+            let detail = "not told by the kernel (Linux 6.7): SNAT uses an address of the way out, or the node's";
             Check::warn(
                 "source of routes",
                 detail,

@@ -25,3 +25,4 @@ pub mod probe;
 pub mod run_dir;
 pub mod steer;
 pub mod sysctl;
+pub mod ways;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use ipnet::IpNet;
-use lb_common::layout::{DEVICE_WORDS, Device, NAME_BYTES, RANGE_ID_BITS};
+use lb_common::layout::{DEVICE_WORDS, Device, NAME_BYTES, RANGE_ID_BITS, config};
 use lb_common::verdict::REASONS;
 
 use super::memory::store_words;
@@ -51,6 +51,16 @@ pub fn check_pins(directory: &Path) -> Result<Vec<&'static str>, OpenError> {
         }
     }
     Ok(absent)
+}
+
+/// The seed of the tables that are pinned in a directory; `None` where there is none, or the pin is no configuration of this
+/// layout.
+pub fn pinned_seed(directory: &Path) -> Option<u64> {
+    let geometry = Geometry::of_table(Table::Config);
+    let map = open_pin(directory, &geometry).ok()??;
+    let values = check(&map, &geometry).ok()?;
+    let words = Words::of_map(map.fd().as_fd(), values as usize * Table::Config.value_words()).ok()?;
+    Some(words.load(config::TABLE_SEED)).filter(|seed| *seed != 0)
 }
 
 impl BpfStore {

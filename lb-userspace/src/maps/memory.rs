@@ -48,7 +48,7 @@ impl MemorySizes {
             Table::Arena => self.arena_words,
             Table::Backends => self.backends,
             Table::FlowsV4 | Table::FlowsV6 => self.flow_sets,
-            Table::Config | Table::ForwardBits | Table::ReplyBits => table.values(),
+            Table::Config | Table::ForwardBits | Table::ReplyBits | Table::Epoch => table.values(),
         }
     }
 }

@@ -35,7 +35,7 @@ use ipnet::IpNet;
 use lb_common::layout::Device;
 
 pub use address::{address_of_words, address_words, v4_address, v4_word, v6_address, v6_words};
-pub use bpf::{BpfStore, check_pins};
+pub use bpf::{BpfStore, check_pins, pinned_seed};
 pub use dump::Dump;
 pub use error::{MapError, OpenError};
 pub use faulty::{Fault, FaultyStore};

@@ -30,6 +30,8 @@ pub enum Table {
     FlowsV4,
     /// Flows, IPv6.
     FlowsV6,
+    /// A word that rises when a way out may have changed; written by whoever follows the kernel's routes.
+    Epoch,
 }
 
 impl Table {
@@ -45,7 +47,7 @@ impl Table {
         Self::ReplyBits,
     ];
     /// All tables; the published ones first, in the same order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::FrontendsV4,
         Self::FrontendsV6,
         Self::Services,
@@ -56,6 +58,7 @@ impl Table {
         Self::ReplyBits,
         Self::FlowsV4,
         Self::FlowsV6,
+        Self::Epoch,
     ];
 
     /// The map's name.
@@ -71,6 +74,7 @@ impl Table {
             Self::ReplyBits => map::REPLY_BITS,
             Self::FlowsV4 => "flows_v4",
             Self::FlowsV6 => "flows_v6",
+            Self::Epoch => map::EPOCH,
         }
     }
 
@@ -79,7 +83,7 @@ impl Table {
         match self {
             Self::FrontendsV4 => V4::FRONTEND_WORDS * SET_SLOTS,
             Self::FrontendsV6 => V6::FRONTEND_WORDS * SET_SLOTS,
-            Self::Services | Self::Arena | Self::ForwardBits | Self::ReplyBits => 1,
+            Self::Services | Self::Arena | Self::ForwardBits | Self::ReplyBits | Self::Epoch => 1,
             Self::Backends => layout::BACKEND_WORDS,
             Self::Config => layout::config::WORDS,
             Self::FlowsV4 => V4::SLOT_WORDS * SET_SLOTS,
@@ -94,7 +98,7 @@ impl Table {
             Self::Services => layout::SERVICES,
             Self::Arena => layout::ARENA_WORDS,
             Self::Backends => layout::BACKENDS,
-            Self::Config => 1,
+            Self::Config | Self::Epoch => 1,
             Self::ForwardBits | Self::ReplyBits => layout::BITS_WORDS,
             Self::FlowsV4 | Self::FlowsV6 => layout::FLOW_SETS,
         }

@@ -69,8 +69,6 @@ pub struct ModelConfig {
     pub node_name: Arc<str>,
     /// Where NodePorts answer.
     pub nodeport_addresses: NodePortAddresses,
-    /// The ranges of all pods; of each family the first counts.
-    pub cluster_cidrs: Vec<IpNet>,
     /// Takes the place of the node's primary address of its family, unless it is unspecified.
     pub bind_address: Option<IpAddr>,
     /// Whether `spec.externalIPs` is honoured.
@@ -83,17 +81,8 @@ impl ModelConfig {
         Self {
             node_name: node_name.trim().to_lowercase().into(),
             nodeport_addresses: NodePortAddresses::Primary,
-            cluster_cidrs: Vec::new(),
             bind_address: None,
             allow_external_ips: true,
         }
-    }
-
-    /// The range that tells pods from other sources in a family.
-    pub fn cluster_cidr(&self, family: Family) -> Option<IpNet> {
-        self.cluster_cidrs
-            .iter()
-            .copied()
-            .find(|range| Family::of_range(range) == family)
     }
 }

@@ -38,8 +38,8 @@ impl Planner {
         } = dump;
         let draft = Draft::new(tables, lengths);
         let mut planner = Self {
-            forward: AddressBits::new(Table::ForwardBits, Phase::ForwardBits, &draft),
-            reply: AddressBits::new(Table::ReplyBits, Phase::ReplyBits, &draft),
+            forward: AddressBits::new(Table::ForwardBits, Phase::ForwardBits),
+            reply: AddressBits::new(Table::ReplyBits, Phase::ReplyBits),
             services: Services::new(Vec::new(), 1, &[]),
             arena: Arena::around(0, &[], 0, 0),
             backend_ids: IdPool::without(1, &[]),

@@ -3,7 +3,8 @@
 //! A bit is set before its first user is published. When the last one is gone, flows may still need it: it goes only after a
 //! sweep, begun a grace period later, has found no flow with an address of that bit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use lb_common::family::{V4, V6};
@@ -25,7 +26,8 @@ pub(super) fn bit_of(address: IpAddr) -> u32 {
 pub(super) struct AddressBits {
     table: Table,
     phase: Phase,
-    users: Vec<u32>,
+    /// Number of users of each bit that has one.
+    users: HashMap<u32, u32>,
     /// Bits without users, and when they lost the last one.
     waiting: BTreeMap<u32, u64>,
     /// Bits that no flow needs any more.
@@ -36,12 +38,11 @@ pub(super) struct AddressBits {
 
 impl AddressBits {
     /// The bit-set of a table, without users; they come by [`Self::adopt`].
-    pub(super) fn new(table: Table, phase: Phase, draft: &Draft) -> Self {
-        let users = vec![0; draft.length(table) as usize * 64];
+    pub(super) fn new(table: Table, phase: Phase) -> Self {
         Self {
             table,
             phase,
-            users,
+            users: HashMap::new(),
             waiting: BTreeMap::new(),
             unused: BTreeSet::new(),
             grown: BTreeSet::new(),
@@ -50,44 +51,43 @@ impl AddressBits {
 
     /// Counts a user that was found published.
     pub(super) fn adopt(&mut self, bit: u32) {
-        if let Some(users) = self.users.get_mut(bit as usize) {
-            *users += 1;
-        }
+        *self.users.entry(bit).or_default() += 1;
     }
 
     /// After all users are adopted: sets what is missing; what is left over waits as if it had lost its user at `epoch`.
     pub(super) fn settle(&mut self, draft: &mut Draft, epoch: u64) {
-        for bit in 0..self.users.len() as u32 {
-            let set = self.is_set(draft, bit);
-            if self.users[bit as usize] > 0 {
-                if !set {
-                    self.set(draft, bit);
+        for bit in self.users.keys().copied().collect::<Vec<_>>() {
+            self.set(draft, bit);
+        }
+        for index in 0..draft.length(self.table) {
+            let mut word = draft.word(self.table, index);
+            while word != 0 {
+                let bit = index * 64 + word.trailing_zeros();
+                word &= word - 1;
+                if !self.users.contains_key(&bit) {
+                    self.waiting.entry(bit).or_insert(epoch);
                 }
-            } else if set {
-                self.waiting.entry(bit).or_insert(epoch);
             }
         }
     }
 
     /// Adds a user.
     pub(super) fn add(&mut self, draft: &mut Draft, bit: u32) {
-        if let Some(users) = self.users.get_mut(bit as usize) {
-            *users += 1;
-            if *users == 1 {
-                self.waiting.remove(&bit);
-                self.unused.remove(&bit);
-                self.set(draft, bit);
-            }
+        let users = self.users.entry(bit).or_default();
+        *users += 1;
+        if *users == 1 {
+            self.waiting.remove(&bit);
+            self.unused.remove(&bit);
+            self.set(draft, bit);
         }
     }
 
     /// Takes a user away.
     pub(super) fn remove(&mut self, bit: u32, epoch: u64) {
-        if let Some(users) = self.users.get_mut(bit as usize)
-            && *users > 0
-        {
-            *users -= 1;
-            if *users == 0 {
+        if let Entry::Occupied(mut users) = self.users.entry(bit) {
+            *users.get_mut() -= 1;
+            if *users.get() == 0 {
+                users.remove();
                 self.waiting.insert(bit, epoch);
             }
         }
@@ -122,13 +122,20 @@ impl AddressBits {
 
     /// Writes the words with new bits, each once, then clears the unused bits; at the end of a cycle.
     pub(super) fn release(&mut self, draft: &mut Draft) {
-        for index in std::mem::take(&mut self.grown) {
-            draft.emit(self.phase, self.table, index, &[draft.word(self.table, index)]);
+        let grown: Vec<u32> = std::mem::take(&mut self.grown).into_iter().collect();
+        for run in grown.chunk_by(|one, next| one + 1 == *next) {
+            let words: Vec<u64> = run.iter().map(|index| draft.word(self.table, *index)).collect();
+            draft.emit(self.phase, self.table, run[0], &words);
         }
         for bit in std::mem::take(&mut self.unused) {
             let word = draft.word(self.table, bit / 64) & !(1 << (bit % 64));
             draft.write(Phase::BitsGone, self.table, bit / 64, &[word]);
         }
+    }
+
+    /// Bytes of heap that the counts take, near enough.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.users.capacity() * (size_of::<(u32, u32)>() + 1)
     }
 
     fn is_set(&self, draft: &Draft, bit: u32) -> bool {
@@ -149,7 +156,7 @@ mod tests {
 
     fn empty() -> (Draft, AddressBits) {
         let draft = Draft::new(Default::default(), [1024; Table::PUBLISHED.len()]);
-        let bits = AddressBits::new(Table::ForwardBits, Phase::ForwardBits, &draft);
+        let bits = AddressBits::new(Table::ForwardBits, Phase::ForwardBits);
         (draft, bits)
     }
 
@@ -189,7 +196,7 @@ mod tests {
         let mut tables: [Vec<u64>; Table::PUBLISHED.len()] = Default::default();
         tables[Table::ForwardBits as usize] = vec![0b101];
         let mut draft = Draft::new(tables, [1024; Table::PUBLISHED.len()]);
-        let mut bits = AddressBits::new(Table::ForwardBits, Phase::ForwardBits, &draft);
+        let mut bits = AddressBits::new(Table::ForwardBits, Phase::ForwardBits);
         bits.adopt(1);
         bits.adopt(2);
         bits.settle(&mut draft, 4);

@@ -271,7 +271,8 @@ impl Planner {
         self.draft.heap_bytes()
             + self.services.heap_bytes()
             + self.addresses.heap_bytes()
-            + 2 * self.draft.length(Table::ForwardBits) as usize * 64 * size_of::<u32>()
+            + self.forward.heap_bytes()
+            + self.reply.heap_bytes()
     }
 
     /// Service ports that need work, and live ones that are not wanted any more.

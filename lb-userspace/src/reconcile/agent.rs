@@ -26,8 +26,9 @@ use crate::datapath::load::{self, LoadError, LoadOptions, Loaded};
 use crate::datapath::pins::{PinDir, PinError, PinLock};
 use crate::datapath::probe::Features;
 use crate::datapath::run_dir::RunDir;
+use crate::datapath::ways::WayWatch;
 use crate::health::{self, Facts};
-use crate::maps::{BpfStore, MapStore, OpenError};
+use crate::maps::{BpfStore, MapStore, OpenError, pinned_seed};
 use crate::source::{folder, kubernetes};
 use crate::status::{Answers as _, Board, Identity, ListenError, Server, State};
 
@@ -106,6 +107,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 /// A started agent.
 struct Agent {
     reconciler: Reconciler<KernelHost>,
+    _ways: WayWatch,
     _lock: PinLock,
 }
 
@@ -154,6 +156,11 @@ impl Agent {
         tokio::spawn(health::run(config.listen, facts.subscribe(), move || report.report()));
         tokio::spawn(super::health::tell(state.subscribe(), facts));
 
+        // Should the tables have to be made anew, ports are chosen as before: most connections find their way again.
+        let seed = match pinned_seed(&pins.maps()) {
+            Some(seed) => seed,
+            None => random().map_err(process("read /dev/urandom"))?,
+        };
         let (loaded, kind, hz, clock) = {
             let (pins, attach, flow_sets) = (pins.clone(), config.attach, config.flow_entries);
             tokio::task::spawn_blocking(move || prepare(&pins, attach, flow_sets)).await??
@@ -173,8 +180,8 @@ impl Agent {
         let attacher = attacher
             .map_err(process("open an rtnetlink socket"))?
             .with_xdp(config.xdp);
+        let ways = WayWatch::start(Arc::clone(&store)).map_err(process("open an rtnetlink socket"))?;
         let host = KernelHost::start(config.interfaces.clone(), attacher, run_dir).await?;
-        let random = random().map_err(process("read /dev/urandom"))?;
         let sweep = Arc::new(FlowSweep::new(clock));
         let reconciler = Reconciler::new(Parts {
             config,
@@ -184,10 +191,11 @@ impl Agent {
             sweep,
             hz,
             state,
-            random,
+            random: seed,
         });
         Ok(Self {
             reconciler,
+            _ways: ways,
             _lock: lock,
         })
     }

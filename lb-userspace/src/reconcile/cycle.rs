@@ -32,7 +32,6 @@ impl Fixed {
     pub(super) fn new(config: Config, hz: u32, seed: u64) -> Self {
         let model = ModelConfig {
             nodeport_addresses: config.nodeport_addresses.clone(),
-            cluster_cidrs: config.cluster_cidrs.clone(),
             ..ModelConfig::new(&config.node_name)
         };
         Self {

@@ -82,13 +82,15 @@ pub(super) fn config_words(
 /// The devices with a role. `vips` never serve as a source: they may sit on an interface, but belong to a Service.
 pub(super) fn devices(table: &InterfaceTable, node: &NodeFacts, vips: &BTreeSet<IpAddr>) -> BTreeMap<u32, Device> {
     let hooked = table.interfaces.iter().filter(|i| i.role != Role::Unhooked);
-    hooked.map(|i| (i.ifindex, device(i, node, vips))).collect()
+    hooked.map(|i| (i.ifindex, device(i, table, node, vips))).collect()
 }
 
-fn device(interface: &Interface, node: &NodeFacts, vips: &BTreeSet<IpAddr>) -> Device {
+fn device(interface: &Interface, table: &InterfaceTable, node: &NodeFacts, vips: &BTreeSet<IpAddr>) -> Device {
     let source = |family| match interface.role {
         Role::Uplink | Role::Tunnel => source(interface, node, vips, family),
-        Role::Pod | Role::Steer | Role::Lo | Role::Unhooked => None,
+        // What leaves for a pod of this node, where the kernel does not tell a route's source.
+        Role::Steer => node_source(table, node, vips, family),
+        Role::Pod | Role::Lo | Role::Unhooked => None,
     };
     let source_v4 = match source(Family::V4) {
         Some(IpAddr::V4(address)) => v4_word(address),
@@ -101,6 +103,7 @@ fn device(interface: &Interface, node: &NodeFacts, vips: &BTreeSet<IpAddr>) -> D
     let bridge_mac = interface.bridge.map_or(0, |bridge| mac_word(bridge.mac));
     Device {
         bridge_mac,
+        mac: interface.mac.map_or(0, mac_word),
         source_v4,
         pad: 0,
         source_v6,
@@ -269,6 +272,26 @@ mod tests {
             source_v4(uplink(), &node(&[]), &["10.9.9.1"]),
             Ipv4Addr::new(192, 0, 2, 1)
         );
+    }
+
+    #[test]
+    fn steer0_has_the_nodes_address_for_ways_that_tell_no_source() {
+        let steer = interface(5, Role::Steer, &[]);
+        let uplink = interface(2, Role::Uplink, &["192.0.2.1"]);
+        let mut table = table(vec![uplink, steer]);
+        table.local_addresses = ["192.0.2.1".parse().unwrap()].into();
+        let found = |node: &NodeFacts| devices(&table, node, &BTreeSet::new());
+        assert_eq!(
+            crate::maps::v4_address(found(&node(&["192.0.2.1"]))[&5].source_v4),
+            Ipv4Addr::new(192, 0, 2, 1)
+        );
+        let unknown = found(&node(&[]));
+        assert_eq!(
+            crate::maps::v4_address(unknown[&5].source_v4),
+            Ipv4Addr::new(192, 0, 2, 1),
+            "no Node: that of the uplink"
+        );
+        assert_eq!(unknown[&2].mac.to_le_bytes(), [2, 0, 0, 0, 0, 2, 0, 0]);
     }
 
     #[test]

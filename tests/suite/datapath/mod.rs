@@ -9,6 +9,7 @@ mod load;
 mod probe;
 mod routes;
 mod stand_in;
+mod ways;
 mod xdp;
 
 use std::future::Future;

@@ -91,6 +91,12 @@ fn furnish(root: &Path, kernel: &Path, arguments: &[&str]) {
     for program in PROGRAMS.map(find).iter().chain([&this, &agent]) {
         bring_program(root, program);
     }
+    // The machine would take a minute to unpack what debuggers read of these two.
+    for program in [&this, &agent] {
+        let copy = place(root, program);
+        let stripped = Command::new("strip").arg(&copy).status().expect("strip, of binutils");
+        assert!(stripped.success(), "strip {}: {stripped}", copy.display());
+    }
     bring(root, &object);
     let names = modules::unpack(&kernel.join("lib/modules"), &MODULES, &root.join("modules"));
     let inserted = format!(
@@ -137,9 +143,14 @@ fn bring_program(root: &Path, program: &Path) {
     }
 }
 
+/// Where a file of the host stands below `root`.
+fn place(root: &Path, file: &Path) -> PathBuf {
+    root.join(file.strip_prefix("/").expect("an absolute path"))
+}
+
 /// Copies a file to its own path below `root`, once.
 fn bring(root: &Path, file: &Path) {
-    let target = root.join(file.strip_prefix("/").expect("an absolute path"));
+    let target = place(root, file);
     if !target.exists() {
         fs::create_dir_all(target.parent().expect("a folder")).expect("a folder of the machine");
         fs::copy(file, &target).unwrap_or_else(|error| panic!("copy {}: {error}", file.display()));

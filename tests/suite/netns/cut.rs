@@ -6,7 +6,7 @@ use std::time::Duration;
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{Server, udp_request_of};
-use lb_tests::world::{World, WorldBuilder};
+use lb_tests::world::{PodRouting, World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
 
@@ -54,6 +54,35 @@ fn are_cut(builder: &WorldBuilder) {
             let reply = udp_request_of(from, to, LENGTH, SECOND);
             let reply = reply.unwrap_or_else(|error| panic!("{who} to {to}: {error}"));
             assert_eq!(reply.backend, "pod2-1", "{who} to {to}");
+        }
+    }
+}
+
+#[test]
+fn what_is_larger_than_a_tunnel_is_cut_for_it_whole_or_in_fragments_already() {
+    let mut scene = Scene::of(&World::builder().routing(PodRouting::Vxlan), &[]);
+    let _dump = OnFailure::of(&scene.world);
+    scene.put_endpoints(&["pod2-1"]);
+    scene.settle();
+    let world = &scene.world;
+    let client = world.client();
+    for place in world.pods().map(|pod| &pod.ns).chain([&client.ns]) {
+        place.sysctl("net.ipv4.ip_no_pmtu_disc", "1");
+    }
+    drop(std::mem::take(&mut scene.servers));
+    let backend = world.pod("pod2-1");
+    let _server = Server::udp(backend, &backend.name, (backend.ip4, SERVER_PORT));
+    let [addresses, _] = families();
+    // The first packet of each flow already is larger than the tunnel's device carries; a larger datagram comes in fragments,
+    // the first of which fills the client's link.
+    for length in [1472, 4000] {
+        for to in [
+            at(IpAddr::from(world.node(1).ip4), NODE_PORT),
+            at(addresses.balancer, PORT),
+        ] {
+            let reply = udp_request_of(client, to, length, SECOND);
+            let reply = reply.unwrap_or_else(|error| panic!("{length} bytes to {to}: {error}"));
+            assert_eq!(reply.backend, "pod2-1", "{length} bytes to {to}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Real sockets through real agents: one file a feature. Each test has a world of its own.
 
+mod carried_on;
 mod cluster_ip;
 mod cut;
 mod foreign_programs;

@@ -38,7 +38,7 @@ fn chosen(world: &World, from: (IpAddr, u16), to: (IpAddr, u16)) -> IpAddr {
 
 #[test]
 fn a_client_keeps_its_backend_by_every_frontend_until_that_leaves() {
-    let mut world = World::new("affinity");
+    let mut world = World::shared();
     for family in Addresses::BOTH {
         world.clear();
         let frontends = [

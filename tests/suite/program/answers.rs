@@ -53,7 +53,7 @@ pub(super) fn port_unreachable(packet: &Packet, to: IpAddr, from: IpAddr, transp
 
 #[test]
 fn a_ping_to_a_vip_is_answered() {
-    run_cases("echo", |family| {
+    run_cases(|family| {
         let (pod, node) = (family.pod(), family.node());
         let ping = |from, to| {
             Packet::new(from, to)
@@ -110,7 +110,7 @@ fn a_ping_to_a_vip_is_answered() {
 
 #[test]
 fn a_packet_on_its_last_hop_is_answered_where_we_route_and_passes_where_the_stack_does() {
-    run_cases("ttl", |family| {
+    run_cases(|family| {
         let (client, balancer) = (family.client(), family.load_balancer());
         let kind = if family.v6 { (3, 0) } else { (11, 0) };
         let new = Packet::new(client, balancer)
@@ -162,7 +162,7 @@ fn a_packet_on_its_last_hop_is_answered_where_we_route_and_passes_where_the_stac
 
 #[test]
 fn what_does_not_fit_the_way_out_is_told_its_mtu() {
-    run_cases("too-big", |family| {
+    run_cases(|family| {
         let (client, balancer) = (family.client(), family.load_balancer());
         let header = if family.v6 { 40 } else { 20 };
         let room = usize::from(NARROW_MTU) - header - 20;

@@ -25,7 +25,7 @@ fn of_client(family: Addresses, client: std::net::IpAddr) -> Flow {
 
 #[test]
 fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
-    run_cases("gone", |family| {
+    run_cases(|family| {
         let (tcp, udp) = (
             Flow::from_pod(family, Transport::Tcp),
             Flow::from_pod(family, Transport::Udp),
@@ -58,7 +58,7 @@ fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
 
 #[test]
 fn a_port_of_ours_serves_one_flow_at_a_time() {
-    run_cases("ports", |family| {
+    run_cases(|family| {
         let (first, second) = (
             of_client(family, family.client()),
             of_client(family, family.other_client()),
@@ -81,7 +81,7 @@ fn a_port_of_ours_serves_one_flow_at_a_time() {
 
 #[test]
 fn a_reply_on_a_bridge_port_is_lifted_to_the_bridge_while_there_are_bridges() {
-    run_cases("bridge", |family| {
+    run_cases(|family| {
         let flow = Flow::from_pod(family, Transport::Tcp);
         let reply = || at(PodIn, &flow.answer("SA")).on(BACKEND_VETH).received_by(BACKEND_VETH);
         let case = |name, reply| {

@@ -74,12 +74,12 @@ fn followed(family: Addresses) -> Vec<Case> {
 
 #[test]
 fn every_fragment_of_a_datagram_follows_its_first() {
-    run_cases("fragments", followed);
+    run_cases(followed);
 }
 
 #[test]
 fn a_fragment_that_overtakes_its_first_is_dropped_where_the_address_is_ours_alone() {
-    run_cases("overtaking", |family| {
+    run_cases(|family| {
         let (pod, client) = (family.pod(), family.client());
         let later = |from, to, id| {
             let packet = Packet::new(from, to).udp(CLIENT_PORT, PORT).payload(&datagram());
@@ -108,7 +108,7 @@ fn a_fragment_that_overtakes_its_first_is_dropped_where_the_address_is_ours_alon
 
 #[test]
 fn a_first_fragment_is_refused_by_a_whole_packet_or_by_none() {
-    run_cases("refused-fragment", |family| {
+    run_cases(|family| {
         let (pod, vip) = (family.pod(), family.vip());
         let segment = Packet::new(pod, vip)
             .tcp(CLIENT_PORT, UNKNOWN, "S")

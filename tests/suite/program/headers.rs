@@ -42,7 +42,7 @@ fn dressings(family: Addresses) -> Vec<Dressing> {
 
 #[test]
 fn options_and_extension_headers_stay_and_the_packet_is_translated_behind_them() {
-    run_cases("options", |family| {
+    run_cases(|family| {
         let mut cases = Vec::new();
         for transport in Transport::BOTH {
             for (name, dress, _) in dressings(family) {
@@ -64,7 +64,7 @@ fn options_and_extension_headers_stay_and_the_packet_is_translated_behind_them()
 
 #[test]
 fn a_refused_packet_is_quoted_with_its_options() {
-    run_cases("quoted-options", |family| {
+    run_cases(|family| {
         let (pod, vip) = (family.pod(), family.vip());
         dressings(family)
             .into_iter()
@@ -87,7 +87,7 @@ fn a_refused_packet_is_quoted_with_its_options() {
 
 #[test]
 fn tcp_options_and_payloads_of_every_length_up_to_a_word_survive() {
-    run_cases("tcp-options", |family| {
+    run_cases(|family| {
         let flow = Flow::from_pod(family, Transport::Tcp);
         let dress = |packet: Packet, length| {
             packet
@@ -114,7 +114,7 @@ fn to_zero(packet: &Packet) -> [u8; 2] {
 
 #[test]
 fn a_udp_checksum_that_comes_to_zero_is_written_in_its_other_form() {
-    run_cases("udp-zero", |family| {
+    run_cases(|family| {
         let flow = Flow::from_pod(family, Transport::Udp);
         let (there, back) = (to_zero(&flow.asked("")), to_zero(&flow.answered("")));
         vec![Case::new(
@@ -131,7 +131,7 @@ fn a_udp_checksum_that_comes_to_zero_is_written_in_its_other_form() {
 
 #[test]
 fn udp_without_a_checksum_stays_without() {
-    run_cases("udp-unsummed", |family| {
+    run_cases(|family| {
         let (pod, vip, backend) = (family.pod(), family.vip(), family.local_pod());
         let plain =
             |from: (_, u16), to: (_, u16)| Packet::new(from.0, to.0).udp_unsummed(from.1, to.1).payload(b"bare");
@@ -167,7 +167,7 @@ fn udp_without_a_checksum_stays_without() {
 
 #[test]
 fn a_packet_that_ends_within_its_headers_passes() {
-    run_cases("short", |family| {
+    run_cases(|family| {
         let whole = Flow::from_pod(family, Transport::Tcp).ask("S").build();
         let header = ETHERNET + if family.v6 { 40 } else { 20 };
         let cut = |length: usize| at_frame(PodIn, whole[..length].to_vec()).passes(&[NotParsed]);

@@ -13,7 +13,7 @@ use steerway::maps::{
     HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, address_of_words, address_words,
 };
 
-use super::node::{Found, mac_word, route};
+use super::node::{Found, UPLINK, UPLINK_MAC, mac_word, route};
 use super::{ETHERNET, FLOW_SETS, Given};
 
 /// What the pipeline decided.
@@ -100,6 +100,7 @@ impl Host {
             packet = packet.complete(l3);
         }
         packet.ifindex = given.ifindex;
+        packet.for_host = given.ifindex != UPLINK || given.frame[..6] == UPLINK_MAC;
         packet.sent_by_host = given.ingress_ifindex == 0;
         packet.segment_payload = given.segment_payload as usize;
         // The EtherType, which `skb->protocol` is from; also where the IP header begins the packet (see `l3.rs`).

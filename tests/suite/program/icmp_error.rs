@@ -78,7 +78,7 @@ fn every(family: Addresses, case: impl Fn(Transport, Kind, usize) -> Case) -> Ve
 
 #[test]
 fn an_error_about_a_pods_packet_reaches_the_pod_as_if_about_the_vip() {
-    run_cases("error-pod", |family| {
+    run_cases(|family| {
         let (pod, vip, backend, router) = (family.pod(), family.vip(), family.remote_pod(), family.router());
         every(family, |transport, kind, quoted| {
             let flow = flow(transport, pod, vip, (pod, CLIENT_PORT), backend);
@@ -107,7 +107,7 @@ fn an_error_about_a_pods_packet_reaches_the_pod_as_if_about_the_vip() {
 
 #[test]
 fn an_error_about_a_packet_that_we_routed_is_routed_on_to_the_client() {
-    run_cases("error-routed", |family| {
+    run_cases(|family| {
         let (client, balancer, backend) = (family.client(), family.load_balancer(), family.remote_pod());
         every(family, |transport, kind, quoted| {
             let flow = flow(transport, client, balancer, (family.node(), SNAT_PORT), backend);
@@ -133,7 +133,7 @@ fn an_error_about_a_packet_that_we_routed_is_routed_on_to_the_client() {
 
 #[test]
 fn an_error_about_a_reply_reaches_the_local_backend_as_if_about_what_it_sent() {
-    run_cases("error-reply", |family| {
+    run_cases(|family| {
         let (client, balancer, backend) = (family.client(), family.load_balancer(), family.local_pod());
         every(family, |transport, kind, quoted| {
             let flow = flow(transport, client, balancer, (client, CLIENT_PORT), backend);
@@ -154,7 +154,7 @@ fn an_error_about_a_reply_reaches_the_local_backend_as_if_about_what_it_sent() {
 
 #[test]
 fn an_error_for_a_process_of_the_host_comes_by_steer0_from_the_vip() {
-    run_cases("error-process", |family| {
+    run_cases(|family| {
         let (node, vip, backend) = (family.node(), family.vip(), family.remote_pod());
         every(family, |transport, kind, quoted| {
             let flow = flow(transport, node, vip, (node, SNAT_PORT), backend);

@@ -288,7 +288,7 @@ impl Journey {
 
 #[test]
 fn every_packet_of_a_flow_is_translated_both_ways_at_every_hook() {
-    run_cases("journeys", |family| {
+    run_cases(|family| {
         JOURNEYS
             .iter()
             .flat_map(|journey| Transport::BOTH.map(|transport| journey.case(family, transport)))

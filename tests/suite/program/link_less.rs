@@ -35,7 +35,7 @@ fn on(family: Addresses, backend: IpAddr, node: &str) -> Objects {
 
 #[test]
 fn a_flow_is_translated_on_devices_without_a_link_header() {
-    run_cases("link-less", |family| {
+    run_cases(|family| {
         let (client, backend) = (readable(family, 10), readable(family, 20));
         let mut cases = Vec::new();
         for transport in Transport::BOTH {
@@ -74,7 +74,7 @@ fn a_flow_is_translated_on_devices_without_a_link_header() {
 
 #[test]
 fn answers_leave_a_device_without_a_link_header_as_they_are() {
-    run_cases("link-less-answers", |family| {
+    run_cases(|family| {
         let (client, vip) = (readable(family, 10), family.vip());
         let opening = Packet::new(client, vip).tcp(CLIENT_PORT, 99, "S").payload(b"four");
         let reset = Packet::new(vip, client)
@@ -109,7 +109,7 @@ fn answers_leave_a_device_without_a_link_header_as_they_are() {
 
 #[test]
 fn a_reply_to_a_process_of_the_host_needs_a_link_header() {
-    run_cases("link-less-process", |family| {
+    run_cases(|family| {
         let backend = readable(family, 20);
         let flow = Flow {
             transport: Transport::Tcp,

@@ -49,7 +49,7 @@ fn with_host(base: IpAddr, host: u8) -> IpAddr {
 
 #[test]
 fn kernel_and_host_choose_the_same_backend_port_and_slot_for_every_flow() {
-    let mut world = World::new("many-flows");
+    let mut world = World::shared();
     let rows: [(ProgramName, Place, Place); 3] = [
         (PodIn, Addresses::pod, Addresses::vip),
         (UplinkIn, Addresses::client, Addresses::load_balancer),

@@ -34,8 +34,11 @@ mod refusal;
 mod steered;
 mod xdp;
 
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
 use lb_common::layout::config;
 use lb_common::verdict::REASONS;
+use lb_tests::netns::Netns;
 use steerway::maps::{Dump, MapStore, Table};
 use steerway::plan::Planner;
 
@@ -74,8 +77,23 @@ struct World {
 }
 
 impl World {
-    fn new(label: &str) -> Self {
-        let (kernel, host) = (Kernel::load(namespace(label)), Host::new());
+    /// The world of all tests, one after the other: the verifier takes seconds for the programs, minutes where a processor is
+    /// emulated. Nothing is published, and no flow is known.
+    fn shared() -> MutexGuard<'static, Self> {
+        static SHARED: LazyLock<Mutex<World>> = LazyLock::new(|| {
+            let mut world = World::new(namespace("programs").nameless());
+            world.kernel.load_xdp();
+            Mutex::new(world)
+        });
+        // A test that has failed is told already.
+        let mut world = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        world.clear();
+        world
+    }
+
+    /// A world of one's own, without XDP.
+    fn new(netns: Netns) -> Self {
+        let (kernel, host) = (Kernel::load(netns), Host::new());
         let dump = Dump::of(&kernel.store).expect("what stands in the maps");
         assert_eq!(dump, Dump::of(&host.store).expect("what stands in memory"));
         Self {
@@ -156,11 +174,10 @@ impl World {
     }
 }
 
-/// Runs the cases of both families in a world of their own and tells all that is wrong.
+/// Runs the cases of both families and tells all that is wrong.
 #[track_caller]
-fn run_cases(label: &str, cases: impl Fn(Addresses) -> Vec<Case>) {
-    let mut world = World::new(label);
-    world.kernel.load_xdp();
+fn run_cases(cases: impl Fn(Addresses) -> Vec<Case>) {
+    let mut world = World::shared();
     let mut wrong = Vec::new();
     for at in Addresses::BOTH {
         let cases = cases(at);

@@ -290,13 +290,14 @@ fn device(ifindex: u32) -> Device {
         } else {
             0
         },
+        mac: if ifindex == UPLINK { mac_word(UPLINK_MAC) } else { 0 },
         source_v4,
         source_v6,
         ..Device::default()
     }
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

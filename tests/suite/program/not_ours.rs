@@ -11,7 +11,7 @@ use super::run_cases;
 
 #[test]
 fn what_is_not_ours_passes_untouched_at_every_hook() {
-    run_cases("not-ours", |family| {
+    run_cases(|family| {
         let (pod, client, stranger) = (family.pod(), family.client(), family.stranger());
         let mut steps = Vec::new();
         for transport in Transport::BOTH {
@@ -37,7 +37,7 @@ fn what_is_not_ours_passes_untouched_at_every_hook() {
 
 #[test]
 fn what_is_not_ip_passes_uncounted() {
-    run_cases("not-ip", |family| {
+    run_cases(|family| {
         let mut arp = vec![0xff; 6];
         arp.extend([2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
         arp.resize(60, 0);

@@ -11,7 +11,7 @@ use steerway::datapath::load::ProgramName;
 
 use super::answers::port_unreachable;
 use super::flow::{CLIENT_PORT, Transport};
-use super::node::Addresses;
+use super::node::{Addresses, namespace};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::{ETHERNET, World};
 
@@ -74,7 +74,7 @@ fn assert_same(expected: &Packet, captured: &Captured, what: &str) {
 
 #[test]
 fn what_the_device_has_to_sum_or_to_cut_is_translated_and_still_left_to_it() {
-    let mut world = World::new("offload");
+    let mut world = World::new(namespace("offload"));
     let _program = world.kernel.attach(ProgramName::UplinkIn, "up0");
     let netns = world.kernel.netns.clone();
     let up0: Vec<u8> = netns

@@ -27,7 +27,7 @@ fn elsewhere(family: Addresses, internal: bool) -> Objects {
 
 #[test]
 fn a_local_policy_without_local_endpoints_drops_only_those_whom_it_concerns() {
-    run_cases("local-policy", |family| {
+    run_cases(|family| {
         let (pod, client, node) = (family.pod(), family.client(), family.node());
         let (vip, balancer) = (family.vip(), family.load_balancer());
         let forwarded = |from| Transport::Tcp.packet((from, CLIENT_PORT), (family.remote_pod(), BACKEND_PORT), "S");
@@ -58,7 +58,7 @@ fn a_local_policy_without_local_endpoints_drops_only_those_whom_it_concerns() {
 
 #[test]
 fn source_ranges_hold_for_load_balancer_addresses_alone() {
-    run_cases("source-ranges", |family| {
+    run_cases(|family| {
         let range = family.pick("192.0.2.10/31", "2001:db8:1::10/127");
         let (inside, outside) = (family.other_client(), family.router());
         let (balancer, node) = (family.load_balancer(), family.node());
@@ -95,7 +95,7 @@ fn source_ranges_hold_for_load_balancer_addresses_alone() {
 
 #[test]
 fn segments_without_a_flow_are_left_to_the_stack_while_flows_are_taken_over() {
-    run_cases("takeover", |family| {
+    run_cases(|family| {
         let (client, balancer) = (family.client(), family.load_balancer());
         let reached = Packet::new(client, family.local_pod())
             .tcp(CLIENT_PORT, BACKEND_PORT, "S")
@@ -116,7 +116,7 @@ fn segments_without_a_flow_are_left_to_the_stack_while_flows_are_taken_over() {
 
 #[test]
 fn an_endpoint_that_is_not_ready_is_as_good_as_none() {
-    run_cases("not-ready", |family| {
+    run_cases(|family| {
         let objects = Objects {
             services: vec![web(family)],
             slices: vec![

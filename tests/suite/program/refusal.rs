@@ -159,12 +159,12 @@ fn unknown_ports(family: Addresses) -> Vec<Case> {
 
 #[test]
 fn an_unknown_port_of_a_cluster_ip_is_refused_and_one_of_another_address_is_left_alone() {
-    run_cases("unknown-port", unknown_ports);
+    run_cases(unknown_ports);
 }
 
 #[test]
 fn a_service_without_endpoints_refuses_by_every_frontend() {
-    run_cases("no-endpoints", |family| {
+    run_cases(|family| {
         let (pod, client, node) = (family.pod(), family.client(), family.node());
         let rows = [
             (PodIn, pod, (family.vip(), PORT), CLIENT_VETH),

@@ -11,7 +11,7 @@ use super::run_cases;
 
 #[test]
 fn a_packet_of_another_that_only_steer0_met_is_routed_and_its_reply_as_well() {
-    run_cases("steered", |family| {
+    run_cases(|family| {
         let flow = Flow {
             transport: Transport::Tcp,
             client: (family.pod(), CLIENT_PORT),

@@ -9,16 +9,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use lb_common::verdict::Reason::{Forward, NewFlow, Reply};
+use lb_common::layout::config;
+use lb_common::verdict::Reason::{Forward, NewFlow, NotOurs, Reply};
 use lb_common::verdict::{Action, Reason};
 use lb_tests::packet::{Decoded, Packet, diff};
 use lb_tests::prog_run::xdp::{XDP_DROP, XDP_PASS, XDP_TX};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use steerway::datapath::load::ProgramName::UplinkIn;
+use steerway::maps::{MapStore as _, Table};
 
 use super::case::{Case, End, Step, at, counted, is_bare};
 use super::compare::{both, check, counted_since};
 use super::flow::{CLIENT_PORT, Flow, Transport};
-use super::node::{Addresses, NEXT_HOP_MAC, SNAT_PORT, UPLINK, UPLINK_MAC};
+use super::node::{Addresses, NEXT_HOP_MAC, SNAT_PORT, UPLINK, UPLINK_MAC, mac_text};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::{Given, World, run_cases};
 
@@ -184,7 +188,7 @@ fn to(family: Addresses, transport: Transport, backend: IpAddr) -> Flow {
 
 #[test]
 fn what_xdp_cannot_be_sure_of_is_left_to_tc_untouched_and_creates_nothing() {
-    run_cases("unsure", |family| {
+    run_cases(|family| {
         let mut cases = Vec::new();
         for transport in Transport::BOTH {
             let new: &[_] = &[NewFlow, Forward];
@@ -208,7 +212,10 @@ fn what_xdp_cannot_be_sure_of_is_left_to_tc_untouched_and_creates_nothing() {
                 web_on(family, &[Backend::Remote]),
                 vec![
                     at(UplinkIn, &elsewhere(remote.ask("S")))
-                        .redirected_as(UPLINK, &elsewhere(remote.asked("S").ttl(63)), new)
+                        .passes(&[NotOurs])
+                        .handed_over(),
+                    at(UplinkIn, &elsewhere(remote.ask("A")))
+                        .passes(&[NotOurs])
                         .handed_over(),
                 ],
             ));
@@ -219,9 +226,8 @@ fn what_xdp_cannot_be_sure_of_is_left_to_tc_untouched_and_creates_nothing() {
 
 /// With a flow of each kind to a backend on another node, on tables that know of no flow.
 #[track_caller]
-fn with_each_flow(label: &str, test: impl Fn(&World, &Flow)) {
-    let mut world = World::new(label);
-    world.kernel.load_xdp();
+fn with_each_flow(test: impl Fn(&World, &Flow)) {
+    let mut world = World::shared();
     for family in Addresses::BOTH {
         for transport in Transport::BOTH {
             world.clear();
@@ -233,7 +239,7 @@ fn with_each_flow(label: &str, test: impl Fn(&World, &Flow)) {
 
 #[test]
 fn a_frame_in_several_buffers_is_left_to_tc() {
-    with_each_flow("buffers", |world, flow| {
+    with_each_flow(|world, flow| {
         let mut frame = flow.ask("S").build();
         // A program sees the first buffer alone: less than the IP header announces.
         frame.truncate(frame.len() - 1);
@@ -245,7 +251,7 @@ fn a_frame_in_several_buffers_is_left_to_tc() {
 
 #[test]
 fn a_flow_goes_on_whether_xdp_or_tc_meets_its_packets() {
-    with_each_flow("both-hooks", |world, flow| {
+    with_each_flow(|world, flow| {
         let by_xdp = |packet: &Packet| both_xdp(world, &packet.build()).expect("both sides agree");
         let by_tc = |packet: &Packet| {
             let given = at(UplinkIn, packet).given;
@@ -257,4 +263,53 @@ fn a_flow_goes_on_whether_xdp_or_tc_meets_its_packets() {
         assert_eq!(by_xdp(&flow.answer("A")).counts, counted(&[Reply]));
         assert_eq!(by_xdp(&flow.ask("A")).counts, counted(&[Forward]));
     });
+}
+
+/// The receiver of the frame that XDP sends for the next packet of a flow.
+#[track_caller]
+fn receiver(world: &World, flow: &Flow) -> [u8; 6] {
+    let output = world.kernel.run_xdp(&flow.ask("A").build(), UPLINK).expect("a run");
+    assert_eq!(output.verdict, XDP_TX);
+    output.frame[..6].try_into().expect("six bytes")
+}
+
+#[test]
+fn a_way_out_is_remembered_until_user_space_tells_of_a_change_or_a_second_has_passed() {
+    const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfd];
+    // What is remembered is a CPU's own, and the threads that run programs stay where this one stays.
+    let everywhere = sched_getaffinity(Pid::from_raw(0)).expect("this thread's CPUs");
+    let mut one = CpuSet::new();
+    let first = (0..CpuSet::count()).find(|cpu| everywhere.is_set(*cpu).unwrap_or(false));
+    one.set(first.expect("a CPU")).expect("a CPU's number");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("a CPU for this thread");
+    with_each_flow(|world, flow| {
+        let hop = if flow.client.0.is_ipv6() {
+            Addresses::BOTH[1]
+        } else {
+            Addresses::BOTH[0]
+        }
+        .next_hop();
+        let set_neighbour = |mac: [u8; 6]| {
+            let mac = mac_text(mac);
+            let netns = &world.kernel.netns;
+            netns.ip(&format!("neighbour replace {hop} lladdr {mac} dev up0 nud permanent"));
+        };
+        both_xdp(world, &flow.ask("S").build()).expect("both sides agree");
+        assert_eq!(receiver(world, flow), NEXT_HOP_MAC);
+        set_neighbour(OTHER_MAC);
+        assert_eq!(receiver(world, flow), NEXT_HOP_MAC, "nobody told of a change");
+        let epoch = world.kernel.store.words(Table::Epoch);
+        epoch.store(0, epoch.load(0) + 1);
+        assert_eq!(receiver(world, flow), OTHER_MAC);
+        set_neighbour(NEXT_HOP_MAC);
+        assert_eq!(receiver(world, flow), OTHER_MAC);
+        // A second of no jiffy is over at once.
+        let config = world.kernel.store.words(Table::Config);
+        let second = config.load(config::HZ);
+        config.store(config::HZ, 0);
+        world.kernel.run_xdp(&flow.ask("A").build(), UPLINK).expect("a run");
+        config.store(config::HZ, second);
+        assert_eq!(receiver(world, flow), NEXT_HOP_MAC);
+    });
+    sched_setaffinity(Pid::from_raw(0), &everywhere).expect("this thread's CPUs");
 }

@@ -33,6 +33,7 @@ const PRINTING: [&str; 5] = [
 /// The files that may hold unsafe code.
 const UNSAFE: [&str; 8] = [
     "lb-ebpf/src/packet.rs",
+    "lb-ebpf/src/hops.rs",
     "lb-ebpf/src/kernel.rs",
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/stages.rs",

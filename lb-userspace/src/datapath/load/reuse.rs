@@ -52,7 +52,7 @@ pub enum Fate {
 }
 
 /// Names (without the ending of their family) of the maps that user space and kernel share, and that outlive a load.
-const SHARED: [&str; 13] = [
+const SHARED: [&str; 14] = [
     map::FRONTENDS,
     map::SERVICES,
     map::ARENA,
@@ -66,16 +66,18 @@ const SHARED: [&str; 13] = [
     map::AFFINITY,
     map::FRAGMENTS,
     map::REASONS,
+    map::EPOCH,
 ];
 
 /// Names (as above) of maps outside the image, and whether they refer to it: what refers cannot
-/// outlive it. `reasons` are counters, `devices` are written whole at each start, `fragments` live for seconds.
-const APART: [(&str, bool); 5] = [
+/// outlive it. `reasons` are counters, `devices` are written whole at each start, `epoch` only rises, `fragments` live for seconds.
+const APART: [(&str, bool); 6] = [
     (map::FLOWS, true),
     (map::AFFINITY, true),
     (map::FRAGMENTS, false),
     (map::DEVICES, false),
     (map::REASONS, false),
+    (map::EPOCH, false),
 ];
 
 /// Decides about each wanted map.

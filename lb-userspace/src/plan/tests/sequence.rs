@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use lb_common::layout::{BackendControl, ServiceWord};
+use lb_common::layout::{BITS_LOG, BackendControl, ServiceWord};
 use proptest::prelude::*;
 
 use super::oracle::{self, Answer, Moment, Probe};
@@ -384,7 +384,7 @@ proptest! {
 fn everything() -> Referred {
     let mut referred = Referred::none(256);
     (0..256).for_each(|id| referred.backends.insert(id));
-    for bit in 0..1 << 16 {
+    for bit in 0..1 << BITS_LOG {
         referred.forward_bits.insert(bit);
         referred.reply_bits.insert(bit);
     }

@@ -1,0 +1,104 @@
+//! Next hops that this CPU sent to within the last second, so that a packet of a known flow costs no route look-up.
+//!
+//! In: a question as [`kernel::route`] takes it. Out: its answer, without the source, perhaps a second old. An answer is kept
+//! only where it is a way out with an MTU; it is dropped after a second, when another question takes its place, and at once
+//! when user space has seen a change of routes, rules, neighbours, addresses or links (the word of the map `epoch` rises). A packet
+//! that is larger than the MTU that was found asks anew. Slots are per CPU: nothing here contends.
+#![expect(
+    unsafe_code,
+    reason = "a per-CPU map value is reached through the pointer that the kernel hands out"
+)]
+
+use core::ffi::c_void;
+
+use aya_ebpf::btf_maps::{Array, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use lb_common::access::{Macs, Route, RouteKind, TableFamily};
+use lb_common::hash;
+
+use crate::kernel;
+use crate::maps::MMAPABLE;
+
+/// Raised by user space with every change that may concern a way out.
+#[btf_map(name = "epoch")]
+static EPOCH: Array<u64, 1, MMAPABLE> = Array::new();
+
+/// Slots of [`HOPS`], a power of two.
+const SLOTS: u32 = 1 << 10;
+
+/// The slots.
+#[btf_map(name = "hops")]
+static HOPS: PerCpuArray<Hop, { SLOTS as usize }> = PerCpuArray::new();
+
+/// A question and its answer; all zero where nothing was asked yet (no way leads out of device 0).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Hop {
+    src: [u64; 2],
+    dst: [u64; 2],
+    /// epoch 32 | when it was asked, in jiffies 32.
+    stamp: u64,
+    /// Device that the packet came in by 32 | device that it goes out by 32.
+    devices: u64,
+    /// MTU 16 | the receiver's MAC address 48.
+    to: u64,
+    /// The sender's MAC address.
+    from: u64,
+    next: [u64; 2],
+}
+
+/// As [`kernel::route`], perhaps as it was up to a second (`hz` jiffies) ago, and without a source.
+#[inline(always)]
+pub(crate) fn route<F: TableFamily>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    saddr: F::Addr,
+    daddr: F::Addr,
+    length: u16,
+    hz: u64,
+) -> Route<F::Addr> {
+    let slot = (hash::bit::<F>(saddr) ^ hash::bit::<F>(daddr).rotate_left(5)) & (SLOTS - 1);
+    let (Some(hop), Some(epoch)) = (HOPS.get_ptr_mut(slot), EPOCH.get(0)) else {
+        return kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
+    };
+    // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other within a hook, and a value torn by a program at
+    // another hook fails the comparison with the question that is written last.
+    let hop = unsafe { &mut *hop };
+    let (src, dst) = (F::to_words(saddr), F::to_words(daddr));
+    let now = kernel::jiffies();
+    let stamp = *epoch << 32 | now as u64;
+    let age = (now.wrapping_sub(hop.stamp as u32)) as u64;
+    let fits = length != 0 && length <= (hop.to >> 48) as u16;
+    if hop.dst == dst
+        && hop.src == src
+        && hop.devices as u32 != 0
+        && hop.devices >> 32 == ifindex as u64
+        && hop.stamp >> 32 == stamp >> 32
+        && age < hz
+        && fits
+    {
+        return Route {
+            kind: RouteKind::Via,
+            ifindex: hop.devices as u32,
+            next_hop: F::from_words(hop.next),
+            source: F::Addr::default(),
+            mtu: 0,
+            macs: Macs {
+                to: hop.to << 16 >> 16,
+                from: hop.from,
+            },
+        };
+    }
+    let route = kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
+    if route.kind == RouteKind::Via && route.mtu != 0 {
+        hop.devices = 0;
+        hop.stamp = stamp;
+        hop.to = (route.mtu as u64) << 48 | route.macs.to;
+        hop.from = route.macs.from;
+        hop.next = F::to_words(route.next_hop);
+        hop.src = src;
+        hop.dst = dst;
+        hop.devices = (ifindex as u64) << 32 | route.ifindex as u64;
+    }
+    route
+}
