@@ -17,7 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::netns::Netns;
@@ -30,6 +30,17 @@ const READY_SECONDS: u32 = 60;
 /// How long an agent may take to end after SIGTERM.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// How an agent is told its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// By flags of its command line.
+    ByFlags,
+    /// By environment variables.
+    ByEnvironment,
+    /// By a configuration file, which a flag names.
+    ByFile,
+}
+
 /// An agent of one node. It can be killed and started again; pins and log stay.
 #[derive(Debug)]
 pub struct Agent {
@@ -39,6 +50,7 @@ pub struct Agent {
     /// The arguments that name its source.
     source: Vec<OsString>,
     arguments: Vec<String>,
+    told: Told,
     pin_dir: PathBuf,
     files: TempDir,
     child: Option<Child>,
@@ -90,6 +102,7 @@ impl Agent {
             node_name: node.name.clone(),
             source: source.iter().map(|&argument| argument.to_owned()).collect(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            told: Told::ByFlags,
             pin_dir: Path::new(PINS).join(format!("{}-{number}-{}", process::id(), node.name)),
             files: tempfile::Builder::new()
                 .prefix("stw-agent-")
@@ -114,21 +127,48 @@ impl Agent {
             .append(true)
             .open(self.log_path())
             .expect("the agent's log");
-        let child = self
-            .netns
-            .command(&self.binary)
-            .arg("run")
-            .args(&self.source)
-            .args(["--node-name", &self.node_name, "--cluster-cidr", CLUSTER_CIDR])
-            .args(self.node_port_addresses())
-            .arg("--pin-dir")
-            .arg(&self.pin_dir)
-            .args(&self.arguments)
+        let mut command = self.netns.command(&self.binary);
+        command.arg("run");
+        let settings = self.settings();
+        match self.told {
+            Told::ByFlags => _ = command.args(&settings),
+            Told::ByEnvironment => _ = command.envs(pairs(&settings).map(|(flag, value)| (variable(flag), value))),
+            Told::ByFile => _ = command.arg("--config").arg(self.write_configuration(&settings)),
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap_or_else(|error| panic!("start the agent: {error}")));
+    }
+
+    /// Everything that the process is told, as flags.
+    fn settings(&self) -> Vec<OsString> {
+        let fixed = ["--node-name", &self.node_name, "--cluster-cidr", CLUSTER_CIDR];
+        let mut all = self.source.clone();
+        all.extend(fixed.iter().chain(self.node_port_addresses()).map(OsString::from));
+        all.extend(["--pin-dir".into(), self.pin_dir.clone().into()]);
+        all.extend(self.arguments.iter().map(OsString::from));
+        all
+    }
+
+    /// Writes the configuration file that says what `settings` do.
+    #[track_caller]
+    fn write_configuration(&self, settings: &[OsString]) -> PathBuf {
+        let mut document = json!({ "apiVersion": "steerway.dev/v1alpha1", "kind": "SteerwayConfiguration" });
+        for (flag, value) in pairs(settings) {
+            document[field(flag)] = value.into();
+        }
+        let path = self.files.path().join("configuration.yaml");
+        let text = serde_saphyr::to_string(&document).expect("a plain document");
+        fs::write(&path, text).expect("a file in a temporary directory");
+        path
+    }
+
+    /// Has the next start told its settings in this way; every further argument must be a flag with a value then.
+    pub fn tell(&mut self, told: Told) {
+        self.told = told;
     }
 
     /// The nodes' network serves NodePorts, unless the arguments say what does.
@@ -256,6 +296,38 @@ impl Agent {
     fn log_path(&self) -> PathBuf {
         self.files.path().join("log")
     }
+}
+
+/// Flags, without their dashes, with their values.
+#[track_caller]
+fn pairs(settings: &[OsString]) -> impl Iterator<Item = (&str, &str)> {
+    settings.chunks(2).map(|pair| {
+        let [flag, value] = pair else {
+            panic!("{pair:?} is no flag with a value")
+        };
+        let (flag, value) = (
+            flag.to_str().expect("a plain flag"),
+            value.to_str().expect("plain text"),
+        );
+        let flag = flag.strip_prefix("--").unwrap_or_else(|| panic!("{flag} is no flag"));
+        (flag, value)
+    })
+}
+
+/// The environment variable of a flag.
+fn variable(flag: &str) -> String {
+    format!("STEERWAY_{}", flag.replace('-', "_").to_uppercase())
+}
+
+/// The field of a flag in a configuration file: `node-name` is `nodeName`.
+fn field(flag: &str) -> String {
+    let mut words = flag.split('-');
+    let mut field = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        field += &word[..1].to_uppercase();
+        field += &word[1..];
+    }
+    field
 }
 
 impl Drop for Agent {

@@ -12,6 +12,7 @@
 //!
 //! Every failure panics with the command and its output: a test cannot go on without its world.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
@@ -199,6 +200,16 @@ impl Netns {
             .to_owned()
     }
 
+    /// Every sysctl below `net.` that can be read, but those of netfilter: its counters change by themselves, and its modules come
+    /// and go.
+    #[track_caller]
+    pub fn all_sysctls(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        self.run(|| read_sysctls(Path::new("/proc/sys/net"), &mut all));
+        assert!(!all.is_empty(), "{}: no sysctls", self.name());
+        all
+    }
+
     /// The index of an interface, or `None` if there is none of that name.
     pub fn ifindex(&self, interface: &str) -> Option<u32> {
         self.run(|| nix::net::if_::if_nametoindex(interface).ok())
@@ -324,6 +335,20 @@ fn make_here(path: &Path) {
 fn write_sysctl(key: &str, value: &str) {
     let path = sysctl_path(key);
     fs::write(&path, value).unwrap_or_else(|error| panic!("write {value} to {}: {error}", path.display()));
+}
+
+/// Reads the sysctls below a folder.
+fn read_sysctls(folder: &Path, all: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if entry.file_name() != "netfilter" {
+                read_sysctls(&path, all);
+            }
+        } else if let Ok(value) = fs::read_to_string(&path) {
+            all.insert(path.display().to_string(), value.trim().to_owned());
+        }
+    }
 }
 
 /// Dots separate; a key that holds slashes keeps its dots (interface names may have some).

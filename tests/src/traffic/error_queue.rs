@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, getsockopt, recvmsg, setsockopt, sockopt};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+use socket2::SockRef;
 
 use super::udp::unspecified;
 use crate::netns::Netns;
+
+/// Payload of a datagram that only has to be noticed.
+const PROBE_BYTES: usize = 8;
 
 sockopt_impl!(
     /// Path MTU of a connected IPv6 socket (`IPV6_MTU`).
@@ -80,13 +84,48 @@ pub fn probe_path_mtu(
     probed.unwrap_or_else(|error| panic!("probe the path MTU to {to}: {error}"))
 }
 
+/// Sends one datagram that fewer than `hops` routers pass on, and waits for errors or an answer, at most `timeout`; the errors.
+#[track_caller]
+pub fn probe_hops(
+    from: &impl AsRef<Netns>,
+    to: impl Into<SocketAddr>,
+    hops: u8,
+    timeout: Duration,
+) -> Vec<QueuedError> {
+    let to = to.into();
+    let probed = from.as_ref().run(|| -> std::io::Result<_> {
+        let socket = UdpSocket::bind(unspecified(to))?;
+        match to {
+            SocketAddr::V4(_) => SockRef::from(&socket).set_ttl_v4(hops.into())?,
+            SocketAddr::V6(_) => SockRef::from(&socket).set_unicast_hops_v6(hops.into())?,
+        }
+        Ok(question(&socket, to, PROBE_BYTES, timeout)?.0)
+    });
+    probed.unwrap_or_else(|error| panic!("probe the hops to {to}: {error}"))
+}
+
 fn probe(to: SocketAddr, payload: usize, timeout: Duration) -> std::io::Result<PathMtuReport> {
     let socket = UdpSocket::bind(unspecified(to))?;
-    report_errors(&socket, to.is_ipv6())?;
     match to {
         SocketAddr::V4(_) => setsockopt(&socket, IpMtuDiscover, &libc::IP_PMTUDISC_DO)?,
         SocketAddr::V6(_) => setsockopt(&socket, Ipv6MtuDiscover, &libc::IPV6_PMTUDISC_DO)?,
     }
+    let (errors, answered) = question(&socket, to, payload, timeout)?;
+    Ok(PathMtuReport {
+        errors,
+        path_mtu: socket_mtu(&socket, to.is_ipv6())?,
+        answered,
+    })
+}
+
+/// Sends one datagram; the errors that came before an answer or the time-out, and whether an answer did.
+fn question(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    payload: usize,
+    timeout: Duration,
+) -> std::io::Result<(Vec<QueuedError>, bool)> {
+    report_errors(socket, to.is_ipv6())?;
     socket.connect(to)?;
     socket.set_nonblocking(true)?;
     // EMSGSIZE is also queued, so the send's own result adds nothing.
@@ -102,16 +141,12 @@ fn probe(to: SocketAddr, payload: usize, timeout: Duration) -> std::io::Result<P
             &mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN | PollFlags::POLLERR)],
             wait,
         )?;
-        while let Some(error) = take_error(&socket) {
+        while let Some(error) = take_error(socket) {
             errors.push(error);
         }
         answered = socket.recv(&mut answer).is_ok();
     }
-    Ok(PathMtuReport {
-        errors,
-        path_mtu: socket_mtu(&socket, to.is_ipv6())?,
-        answered,
-    })
+    Ok((errors, answered))
 }
 
 /// Has ICMP errors queued for the socket, and reported even when it is not connected.

@@ -46,6 +46,12 @@ impl Node {
         same_family(like, self.ip4, self.ip6)
     }
 
+    /// Its address on the overlay, of the family of `like`.
+    pub fn overlay_ip_like(&self, like: IpAddr) -> IpAddr {
+        let (ip4, ip6) = (overlay_ip4(self.number), overlay_ip6(self.number));
+        same_family(like, ip4, ip6)
+    }
+
     /// Its pod networks, IPv4 and IPv6.
     pub fn pod_cidrs(&self) -> [String; 2] {
         pod_cidrs(self.number)
@@ -217,6 +223,14 @@ pub(super) fn static_routes(number: usize) -> String {
     )
 }
 
+fn overlay_ip4(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 244, number as u8, 0)
+}
+
+fn overlay_ip6(number: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, number as u16, 0, 0, 0, 0xfffe)
+}
+
 fn vxlan_mac(number: usize) -> String {
     format!("02:42:00:00:00:{number:02x}")
 }
@@ -225,16 +239,18 @@ fn vxlan_mac(number: usize) -> String {
 fn vxlan_device(number: usize, local: Ipv4Addr, node_mtu: u32) -> String {
     format!(
         "link add vxlan0 address {} mtu {} type vxlan id 1 dstport 8472 local {local} dev eth0 nolearning\n\
-         addr add 10.244.{number}.0/32 dev vxlan0\naddr add fd00:10:244:{number}::fffe/128 dev vxlan0 nodad\nlink set vxlan0 up\n",
+         addr add {}/32 dev vxlan0\naddr add {}/128 dev vxlan0 nodad\nlink set vxlan0 up\n",
         vxlan_mac(number),
-        node_mtu - VXLAN_OVERHEAD
+        node_mtu - VXLAN_OVERHEAD,
+        overlay_ip4(number),
+        overlay_ip6(number)
     )
 }
 
 fn vxlan_routes(other: usize) -> String {
     let mac = vxlan_mac(other);
     let [cidr4, cidr6] = pod_cidrs(other);
-    let (via4, via6) = (format!("10.244.{other}.0"), format!("fd00:10:244:{other}::fffe"));
+    let (via4, via6) = (overlay_ip4(other), overlay_ip6(other));
     format!(
         "neigh add {via4} lladdr {mac} dev vxlan0 nud permanent\nneigh add {via6} lladdr {mac} dev vxlan0 nud permanent\n\
          route add {cidr4} via {via4} dev vxlan0 onlink\nroute add {cidr6} via {via6} dev vxlan0 onlink\n"

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
-use lb_tests::traffic::{bulk_transfer, distribution, tcp_request, udp_distribution, udp_request};
+use lb_tests::netns::Netns;
+use lb_tests::traffic::{bulk_transfer, distribution, tcp_request, udp_distribution, udp_request, udp_request_of};
 use lb_tests::world::{Cni, World};
 
 use super::scene::{NODE_PORT, PORT, Scene, at, families};
@@ -50,10 +51,11 @@ fn every_frontend_reaches_every_backend_on_a_bridge_network() {
 
 #[test]
 fn every_frontend_reaches_every_backend_where_netfilter_drops_invalid_packets() {
-    for builder in [
-        World::builder().drop_invalid(),
-        World::builder().cni(Cni::Bridge).drop_invalid(),
-        World::builder().cni(Cni::Bridge).drop_invalid().br_netfilter(),
+    let bridge = World::builder().cni(Cni::Bridge).drop_invalid();
+    for (builder, lifts) in [
+        (World::builder().drop_invalid(), false),
+        (bridge.clone(), true),
+        (bridge.br_netfilter(), true),
     ] {
         let scene = Scene::of(&builder, &[]);
         let _dump = OnFailure::of(&scene.world);
@@ -61,6 +63,8 @@ fn every_frontend_reaches_every_backend_where_netfilter_drops_invalid_packets() 
         for node in scene.world.nodes() {
             assert_eq!(node.invalid_drops(), 0, "{} saw half a connection", node.name);
         }
+        // Answers between two ports of the bridge pass the layer at which their flow was translated.
+        assert_eq!(scene.counted("lifted") > 0, lifts, "{builder:?}");
     }
 }
 
@@ -104,16 +108,41 @@ fn another_nodes_node_port_works_from_a_pod() {
 
 #[test]
 fn bulk_data_goes_through_unchanged_with_and_without_checksum_offload() {
-    for builder in [World::builder(), World::builder().no_tx_checksum()] {
+    for (builder, offload) in [(World::builder(), true), (World::builder().no_tx_checksum(), false)] {
         let mut scene = Scene::of(&builder, &[]);
         let _dump = OnFailure::of(&scene.world);
-        scene.put_endpoints(&["pod2-1"]);
-        scene.settle();
-        for addresses in families() {
-            let client = scene.world.pod("pod1-1");
-            let report = bulk_transfer(client, at(addresses.cluster, PORT), 50_000_000, Duration::from_secs(30))
-                .expect("the whole transfer");
-            assert_eq!(report.bytes, 50_000_000);
+        if !offload {
+            // What the builder leaves alone: where the node's own packets set out.
+            for device in ["eth0", "steer0"] {
+                scene.world.node(1).ns.tx_checksum(device, false);
+            }
+        }
+        for (backend, bytes) in [("pod2-1", 50_000_000), ("pod1-2", 10_000_000)] {
+            scene.put_endpoints(&[backend]);
+            scene.settle();
+            let world = &scene.world;
+            for addresses in families() {
+                let cluster = at(addresses.cluster, PORT);
+                let node_port = at(world.node(1).ip_like(addresses.cluster), NODE_PORT);
+                let ways: [(&str, &Netns, _, _); 3] = [
+                    ("a pod", &world.pod("pod1-1").ns, cluster, bytes),
+                    ("the node", &world.node(1).ns, cluster, 10_000_000),
+                    ("a client", &world.client().ns, node_port, 10_000_000),
+                ];
+                for (who, from, to, bytes) in ways {
+                    let report = bulk_transfer(from, to, bytes, Duration::from_secs(30));
+                    let report = report.unwrap_or_else(|error| panic!("{who} to {to} at {backend}: {error}"));
+                    assert_eq!(
+                        (report.bytes, report.backend.as_str()),
+                        (bytes, backend),
+                        "{who} to {to}"
+                    );
+                    // An odd length, whose last byte the sum has to fill up.
+                    let reply = udp_request_of(from, to, 1201, SECOND);
+                    let reply = reply.unwrap_or_else(|error| panic!("{who} to {to} at {backend} UDP: {error}"));
+                    assert_eq!(reply.backend, backend, "{who} to {to} UDP");
+                }
+            }
         }
     }
 }

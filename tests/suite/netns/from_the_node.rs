@@ -6,14 +6,15 @@ use std::time::Duration;
 use lb_tests::assert::OnFailure;
 use lb_tests::objects::slice;
 use lb_tests::traffic::{Server, distribution, tcp_request, udp_distribution, udp_request};
-use lb_tests::world::{PodRouting, World, WorldBuilder};
+use lb_tests::world::{Cni, PodRouting, World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, Scene, at, families};
 
 const SECOND: Duration = Duration::from_secs(2);
 
+/// Requests from the node to every kind of frontend, and to the node port of the other node, reach every pod; the scene.
 #[track_caller]
-fn all_frontends_reach_all_backends(builder: &WorldBuilder) {
+fn all_frontends_reach_all_backends(builder: &WorldBuilder) -> Scene {
     let scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     let node = scene.world.node(1);
@@ -23,6 +24,7 @@ fn all_frontends_reach_all_backends(builder: &WorldBuilder) {
             at(addresses.external, PORT),
             at(addresses.balancer, PORT),
             at(node.ip_like(addresses.cluster), NODE_PORT),
+            at(scene.world.node(2).ip_like(addresses.cluster), NODE_PORT),
         ] {
             let tcp = distribution(node, to, 60);
             let udp = udp_distribution(node, to, 60);
@@ -32,6 +34,7 @@ fn all_frontends_reach_all_backends(builder: &WorldBuilder) {
             }
         }
     }
+    scene
 }
 
 #[test]
@@ -62,6 +65,17 @@ fn every_frontend_reaches_every_backend_with_forward_policy_drop() {
 #[test]
 fn every_frontend_reaches_every_backend_over_a_tunnel() {
     all_frontends_reach_all_backends(&World::builder().routing(PodRouting::Vxlan));
+}
+
+#[test]
+fn every_frontend_reaches_every_backend_on_a_bridge_where_netfilter_drops_invalid_packets() {
+    let bridge = World::builder().cni(Cni::Bridge).drop_invalid();
+    for builder in [bridge.clone(), bridge.br_netfilter()] {
+        let scene = all_frontends_reach_all_backends(&builder);
+        for node in scene.world.nodes() {
+            assert_eq!(node.invalid_drops(), 0, "{} saw half a connection", node.name);
+        }
+    }
 }
 
 #[test]

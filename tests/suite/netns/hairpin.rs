@@ -21,6 +21,7 @@ fn a_pod_reaches_itself_by_every_frontend_on_routed_and_bridge_networks() {
             for to in [
                 at(addresses.cluster, PORT),
                 at(addresses.balancer, PORT),
+                at(addresses.external, PORT),
                 at(node, NODE_PORT),
             ] {
                 let limit = Duration::from_secs(2);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
-use lb_tests::traffic::{bulk_transfer, ping, udp_request_of};
+use lb_tests::netns::Netns;
+use lb_tests::traffic::{bulk_transfer, ping, tcp_request, udp_request_of};
+use lb_tests::world::World;
 
 use super::scene::{Addresses, PORT, Scene, at, families};
 
@@ -28,6 +30,29 @@ pub(super) fn vips_answer_pings(scene: &Scene) {
             }
         }
     }
+}
+
+#[test]
+fn nobody_answers_pings_where_that_is_switched_off_and_requests_are_served() {
+    let scene = Scene::of(&World::builder(), &["--no-ping"]);
+    let _dump = OnFailure::of(&scene.world);
+    let world = &scene.world;
+    for addresses in families() {
+        for vip in [addresses.cluster, addresses.balancer, addresses.external] {
+            let askers: [(&str, &Netns); 3] = [
+                ("a pod", &world.pod("pod1-1").ns),
+                ("the node", &world.node(1).ns),
+                ("a client", &world.client().ns),
+            ];
+            for (who, from) in askers {
+                let answer = ping(from, vip, 56, Duration::from_millis(300));
+                assert!(answer.is_err(), "{who} to {vip}: {answer:?}");
+                let reply = tcp_request(from, at(vip, PORT), None, Duration::from_secs(2));
+                reply.unwrap_or_else(|error| panic!("{who} to {vip}: {error}"));
+            }
+        }
+    }
+    assert_eq!(scene.counted("echo"), 0);
 }
 
 #[test]

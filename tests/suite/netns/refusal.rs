@@ -5,7 +5,7 @@ use std::time::Duration;
 use lb_tests::assert::OnFailure;
 use lb_tests::traffic::{ConnectErrorKind, tcp_request, udp_request};
 
-use super::scene::{PORT, Scene, at, families};
+use super::scene::{NODE_PORT, PORT, Scene, at, families};
 
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -19,6 +19,8 @@ fn a_service_without_endpoints_and_an_unknown_port_refuse_pods_the_node_and_clie
         for to in [
             at(addresses.cluster, PORT),
             at(addresses.balancer, PORT),
+            at(addresses.external, PORT),
+            at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT),
             at(addresses.cluster, 81),
         ] {
             for (who, place) in [

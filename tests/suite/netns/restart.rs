@@ -1,11 +1,14 @@
 //! Forwarding goes on while agents die, come back and endpoints change.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeFrom;
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
+use lb_tests::netns::Netns;
 use lb_tests::objects::service;
 use lb_tests::pinned_map::entries_of_all;
-use lb_tests::traffic::{HeldConnections, UdpStream};
+use lb_tests::traffic::{HeldConnections, UdpStream, udp_request};
 use steerway::maps::{Geometry, geometries};
 
 use super::scene::{PORT, Scene, at, endpoints, families};
@@ -16,6 +19,13 @@ const RESTARTS: usize = 20;
 const CONNECTIONS: usize = 1000;
 /// Datagrams a second.
 const RATE: u32 = 10_000;
+/// Datagrams a second of the streams beside that one.
+const SLOW: u32 = 500;
+/// The first of their clients' ports.
+const FIRST_PORT: u16 = 34_000;
+/// The endpoint that stays, on another node than the one that clients outside ask; and those that come and go.
+const KEPT: &str = "pod2-1";
+const OTHERS: [&str; 3] = ["pod1-1", "pod1-2", "pod2-2"];
 
 #[test]
 fn nothing_is_lost_over_kills_and_endpoint_churn() {
@@ -33,10 +43,20 @@ pub(super) fn nothing_is_lost(mut scene: Scene) {
     let [v4, v6] = families();
     let mut held = HeldConnections::start(scene.world.client(), at(v4.balancer, PORT), CONNECTIONS / 2);
     let mut inside = HeldConnections::start(scene.world.pod("pod1-1"), at(v6.cluster, PORT), CONNECTIONS / 2);
-    let stream = UdpStream::start(scene.world.pod("pod1-2"), at(v4.cluster, PORT), None, RATE);
-    let before = stream.sent();
+    let (pod, client) = (scene.world.pod("pod1-2"), scene.world.client());
+    let ways: [(&str, &Netns, _, _); 4] = [
+        ("of a pod", pod.as_ref(), at(v4.cluster, PORT), RATE),
+        ("of a pod, IPv6", pod.as_ref(), at(v6.cluster, PORT), SLOW),
+        ("from outside", client.as_ref(), at(v4.balancer, PORT), SLOW),
+        ("from outside, IPv6", client.as_ref(), at(v6.balancer, PORT), SLOW),
+    ];
+    let mut ports = FIRST_PORT..;
+    let streams = ways.map(|(which, from, to, rate)| (which, stream_to(KEPT, from, to, rate, &mut ports)));
+    let before = streams.each_ref().map(|(_, stream)| stream.sent());
     for round in 0..RESTARTS {
         scene.agents[0].kill9();
+        // So do other endpoints of this Service: datagrams leave those that go, connections do not.
+        scene.put_endpoints(&[&[KEPT][..], &OTHERS[..=round % OTHERS.len()]].concat());
         // Another Service's endpoints come and go while no agent sees it: ids and blocks are used again.
         let pods: Vec<_> = ["pod1-1", "pod2-1"]
             .iter()
@@ -53,9 +73,32 @@ pub(super) fn nothing_is_lost(mut scene: Scene) {
             );
         }
     }
-    assert!(stream.sent() > before, "the stream was running");
-    let report = stream.finish(Duration::from_secs(2));
-    assert!(report.is_perfect(), "the stream: {report:?}");
+    for ((which, stream), before) in streams.into_iter().zip(before) {
+        assert!(stream.sent() > before, "the stream {which} was running");
+        let report = stream.finish(Duration::from_secs(2));
+        assert!(report.is_perfect(), "the stream {which}: {report:?}");
+        assert_eq!(
+            report.by_backend.keys().collect::<Vec<_>>(),
+            [KEPT],
+            "the stream {which}"
+        );
+    }
+}
+
+/// A stream whose datagrams go to `backend`, from the first of `ports` whose flow does: a request has made it.
+#[track_caller]
+fn stream_to(backend: &str, from: &Netns, to: SocketAddr, rate: u32, ports: &mut RangeFrom<u16>) -> UdpStream {
+    let wildcard: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let leads_there = |bind: &SocketAddr| {
+        let reply = udp_request(from, to, Some(*bind), Duration::from_secs(5));
+        reply.unwrap_or_else(|error| panic!("{bind} to {to}: {error}")).backend == backend
+    };
+    let bind = ports.take(100).map(|port| at(wildcard, port)).find(leads_there);
+    UdpStream::start(from, to, Some(bind.expect("a port of that backend")), rate)
 }
 
 #[test]

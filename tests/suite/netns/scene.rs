@@ -142,6 +142,36 @@ impl Scene {
         self.folder.put(&endpoints("web", &pods, true));
     }
 
+    /// Starts servers in the host network of a node, named after it.
+    #[track_caller]
+    pub(super) fn serve_on_node(&mut self, number: usize) {
+        let node = self.world.node(number);
+        for address in [IpAddr::from(node.ip4), node.ip6.into()] {
+            self.servers.push(Server::tcp(node, &node.name, (address, SERVER_PORT)));
+            self.servers.push(Server::udp(node, &node.name, (address, SERVER_PORT)));
+        }
+    }
+
+    /// Makes the host networks of these nodes the Service's endpoints, in both families.
+    pub(super) fn put_node_endpoints(&self, nodes: &[usize]) {
+        for (v6, addresses) in [false, true].into_iter().zip(families()) {
+            let object = nodes.iter().fold(empty_slice("web", v6), |object, number| {
+                let node = self.world.node(*number);
+                let address = node.ip_like(addresses.cluster);
+                object.endpoint(address).node(&node.name).ready(true).serving(true)
+            });
+            self.folder.put(&object);
+        }
+    }
+
+    /// Packets that the agent of node 1 has counted for a reason.
+    #[track_caller]
+    pub(super) fn counted(&self, reason: &str) -> u64 {
+        let status = self.agents[0].json(&["status"]);
+        let count = status["reasons"][reason].as_u64();
+        count.unwrap_or_else(|| panic!("no reason {reason} in {status}"))
+    }
+
     /// Writes the Service's endpoints in both families, with conditions, and waits until they are programmed.
     #[track_caller]
     pub(super) fn set_conditions(&mut self, pods: &[(&str, Conditions)]) {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use lb_tests::agent::Agent;
 use lb_tests::assert::OnFailure;
 use lb_tests::traffic::udp_segments;
 use lb_tests::world::{PodRouting, World, WorldBuilder};
@@ -14,14 +13,10 @@ const COUNT: usize = 45;
 const LENGTH: u16 = 1300;
 const SECOND: Duration = Duration::from_secs(2);
 
-/// Packets that an agent's programs have translated towards backends.
+/// Packets that node 1 has translated towards backends.
 #[track_caller]
-fn translated(agent: &Agent) -> u64 {
-    let reasons = &agent.json(&["status"])["reasons"];
-    ["forward", "new_flow"]
-        .iter()
-        .map(|name| reasons[name].as_u64().unwrap_or(0))
-        .sum()
+fn translated(scene: &Scene) -> u64 {
+    ["forward", "new_flow"].iter().map(|reason| scene.counted(reason)).sum()
 }
 
 #[track_caller]
@@ -41,11 +36,11 @@ fn segments_arrive(builder: &WorldBuilder) {
                 ("the node", &world.node(1).ns, node_port),
                 ("a client", &world.client().ns, node_port),
             ] {
-                let before = translated(&scene.agents[0]);
+                let before = translated(&scene);
                 let answers = udp_segments(from, to, LENGTH, COUNT, SECOND);
                 let answers = answers.unwrap_or_else(|error| panic!("{who} to {to} at {backend}: {error}"));
                 assert_eq!(answers, [(backend.to_owned(), COUNT)].into(), "{who} to {to}");
-                let packets = translated(&scene.agents[0]) - before;
+                let packets = translated(&scene) - before;
                 assert!(
                     packets < COUNT as u64,
                     "{who} to {to}: {packets} packets, so that they had been cut up before"

@@ -1,26 +1,17 @@
 //! Clients behind a device that nothing of ours is on: their packets to VIPs are met at steer0, forwarded, not sent by the host.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
-use lb_tests::traffic::{HeldConnections, Server, tcp_request, udp_request};
+use lb_tests::traffic::{HeldConnections, tcp_request, udp_request};
 use lb_tests::world::World;
 
-use super::scene::{PORT, SERVER_PORT, Scene, at, empty_slice, families, web};
+use super::scene::{PORT, Scene, at, families, web};
 
 const SECOND: Duration = Duration::from_secs(2);
 /// The first local port that two clients share; another for each backend, since TCP keeps a closed port for a minute.
 const CLIENT_PORT: u16 = 41_000;
-
-/// Servers in the host network of node 1.
-fn serve_on_the_node(scene: &mut Scene) {
-    let node = scene.world.node(1);
-    for address in [IpAddr::from(node.ip4), node.ip6.into()] {
-        scene.servers.push(Server::tcp(node, "node1", (address, SERVER_PORT)));
-        scene.servers.push(Server::udp(node, "node1", (address, SERVER_PORT)));
-    }
-}
 
 /// Makes `backend`, a pod or node 1 itself, the Service's only endpoint.
 #[track_caller]
@@ -28,11 +19,7 @@ fn put_backend(scene: &mut Scene, backend: &str) {
     if backend.starts_with("pod") {
         scene.put_endpoints(&[backend]);
     } else {
-        for v6 in [false, true] {
-            let address = scene.world.node(1).ip_like(families()[usize::from(v6)].cluster);
-            let object = empty_slice("web", v6).endpoint(address).node("node1");
-            scene.folder.put(&object.ready(true).serving(true));
-        }
+        scene.put_node_endpoints(&[1]);
     }
     scene.settle();
 }
@@ -42,7 +29,7 @@ fn they_reach_backends_on_every_node_and_in_the_host_network() {
     let mut scene = Scene::silent(&World::builder().pods_per_node(3));
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web());
-    serve_on_the_node(&mut scene);
+    scene.serve_on_node(1);
     scene.start(&["--ignore", "veth-pod1-1,veth-pod1-3"]);
     for (port, backend) in (CLIENT_PORT..).zip(["pod1-2", "pod2-1", "node1"]) {
         put_backend(&mut scene, backend);

@@ -1,36 +1,80 @@
 //! VLAN tags: a tagged packet is the business of the VLAN's own device, a priority tag is none.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
 use lb_tests::packet::{Decoded, Packet};
-use lb_tests::traffic::FrameSocket;
+use lb_tests::traffic::{Captured, FrameSocket};
+use lb_tests::world::{Cni, Pod, World};
 
-use super::scene::{Scene, families};
+use super::scene::{PORT, SERVER_PORT, Scene, at, families};
 
+const LIMIT: Duration = Duration::from_secs(2);
 /// A port of the ClusterIP that no Service has: a SYN to it is reset at once.
 const UNKNOWN_PORT: u16 = 9;
+/// The client's ports.
+const TAGGED: u16 = 40_005;
+const PRIORITY: u16 = 40_000;
+const PLAIN: u16 = 40_001;
+
+/// The MAC address of a pod's device.
+fn mac(pod: &Pod) -> [u8; 6] {
+    let shown = pod.ns.ip("-br link show eth0");
+    let mut words = shown.split_whitespace().skip(2);
+    let octets = words.next().expect("a MAC address").split(':');
+    let octets: Vec<u8> = octets
+        .map(|octet| u8::from_str_radix(octet, 16).expect("an octet"))
+        .collect();
+    octets.try_into().expect("six octets")
+}
+
+/// Whether a frame carries a segment from this port.
+fn sent_from(captured: &Captured, port: u16) -> bool {
+    Decoded::frame(&captured.frame).is_ok_and(|packet| packet.source_port() == Some(port))
+}
 
 #[test]
 fn packets_of_a_vlan_pass_and_priority_tags_change_nothing() {
-    let scene = Scene::new();
+    // A bridge carries frames of any VLAN, from one pod to the other through both of their hooks.
+    let scene = Scene::of(&World::builder().cni(Cni::Bridge), &[]);
     let _dump = OnFailure::of(&scene.world);
-    let pod = scene.world.pod("pod1-1");
-    let wire = FrameSocket::open(pod, "eth0");
+    let (pod, neighbour) = (scene.world.pod("pod1-1"), scene.world.pod("pod1-2"));
+    let (wire, far) = (FrameSocket::open(pod, "eth0"), FrameSocket::open(neighbour, "eth0"));
+    let macs = [mac(pod), mac(neighbour)];
     for addresses in families() {
-        let syn =
-            |port: u16| Packet::new(pod.ip_like(addresses.cluster), addresses.cluster).tcp(port, UNKNOWN_PORT, "S");
-        wire.send(&syn(40_005).vlan(5).build());
-        wire.send(&syn(40_000).vlan(0).build());
-        wire.send(&syn(40_001).build());
-        let resets = wire.collect(3, Duration::from_secs(2), |captured| {
-            Decoded::frame(&captured.frame).is_ok_and(|packet| packet.source_port() == Some(UNKNOWN_PORT))
-        });
+        let syn = |to: IpAddr, from_port: u16, to_port: u16| {
+            Packet::new(pod.ip_like(to), to)
+                .macs(macs[0], macs[1])
+                .tcp(from_port, to_port, "S")
+        };
+        let vip = addresses.cluster;
+        // To a port that would be reset, to one that would be translated, and straight to a backend.
+        let backend = at(scene.world.pod("pod2-1").ip_like(vip), SERVER_PORT);
+        for to in [at(vip, UNKNOWN_PORT), at(vip, PORT), backend] {
+            let packet = syn(to.ip(), TAGGED, to.port());
+            wire.send(&packet.clone().vlan(5).build());
+            let arrived = far.next_matching(LIMIT, |captured| sent_from(captured, TAGGED));
+            let arrived = arrived.unwrap_or_else(|| panic!("VLAN 5's packet to {to} did not arrive"));
+            // The device has taken the tag off the bytes that it shows.
+            assert_eq!(arrived.frame, packet.build(), "VLAN 5's packet to {to}");
+        }
+        wire.send(&syn(vip, PRIORITY, UNKNOWN_PORT).vlan(0).build());
+        wire.send(&syn(vip, PLAIN, UNKNOWN_PORT).build());
+        let resets = wire.collect(3, LIMIT, |captured| sent_from(captured, UNKNOWN_PORT));
         let mut ports: Vec<u16> = resets
             .iter()
             .filter_map(|captured| Decoded::frame(&captured.frame).ok()?.destination_port())
             .collect();
         ports.sort_unstable();
-        assert_eq!(ports, [40_000, 40_001], "the ports whose SYN was answered");
+        assert_eq!(ports, [PRIORITY, PLAIN], "the ports whose SYN was answered");
+        assert_eq!(
+            far.drain()
+                .iter()
+                .filter(|frame| sent_from(frame, PRIORITY) || sent_from(frame, PLAIN))
+                .count(),
+            0,
+            "what was answered went no further"
+        );
     }
 }

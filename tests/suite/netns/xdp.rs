@@ -54,7 +54,7 @@ fn every_external_frontend_reaches_every_backend_over_a_tunnel() {
 
 #[test]
 fn a_local_backend_sees_the_client_and_a_remote_one_the_node() {
-    from_outside::backends_see_whom_they_should(scene());
+    from_outside::backends_see_whom_they_should(scene(), PodRouting::Static);
 }
 
 #[test]

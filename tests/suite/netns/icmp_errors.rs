@@ -1,0 +1,147 @@
+//! ICMP errors about datagrams through VIPs, as the sender's socket is told them: about the VIP it asked, by whoever said it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lb_tests::assert::OnFailure;
+use lb_tests::netns::Netns;
+use lb_tests::traffic::{ConnectErrorKind, QueuedError, probe_hops, udp_request};
+
+use super::scene::{NODE_PORT, PORT, READY, Scene, at, endpoint, families, family_slice};
+
+const LIMIT: Duration = Duration::from_secs(2);
+/// A port on which no pod listens.
+const CLOSED: u16 = 9099;
+/// More routers than there are.
+const FAR: u8 = 64;
+
+/// A scene in which every ICMP error is sent, however soon it follows another one.
+#[track_caller]
+fn scene() -> Scene {
+    let scene = Scene::new();
+    for (_, netns) in scene.world.namespaces() {
+        netns.sysctls(&[("net.ipv4.icmp_ratelimit", "0"), ("net.ipv6.icmp.ratelimit", "0")]);
+    }
+    scene
+}
+
+/// Who asks, from where, and what.
+fn ways(scene: &Scene, like: IpAddr) -> Vec<(&'static str, &Netns, SocketAddr)> {
+    let world = &scene.world;
+    let addresses = families()[usize::from(like.is_ipv6())];
+    let node_port = at(world.node(1).ip_like(like), NODE_PORT);
+    let (pod, node, client) = (&world.pod("pod1-1").ns, &world.node(1).ns, &world.client().ns);
+    vec![
+        ("a pod", pod, at(addresses.cluster, PORT)),
+        ("the node", node, at(addresses.cluster, PORT)),
+        ("the node", node, node_port),
+        ("the client", client, node_port),
+        ("the client", client, at(addresses.balancer, PORT)),
+    ]
+}
+
+/// The one error that a datagram with `hops` has brought.
+#[track_caller]
+fn error(who: &str, from: &Netns, to: SocketAddr, hops: u8) -> QueuedError {
+    let errors = probe_hops(from, to, hops, LIMIT);
+    let [error] = &errors[..] else {
+        panic!("{who} to {to} with {hops} hops: {errors:?}");
+    };
+    assert!(error.by_icmp, "{who} to {to} with {hops} hops: {error:?}");
+    assert_eq!(error.about, Some(to), "{who} to {to} with {hops} hops: {error:?}");
+    error.clone()
+}
+
+#[test]
+fn a_closed_port_of_the_backend_is_told_to_pods_the_node_and_clients_as_the_vips() {
+    let mut scene = scene();
+    let _dump = OnFailure::of(&scene.world);
+    for backend in ["pod1-2", "pod2-1"] {
+        for v6 in [false, true] {
+            let ports = family_slice("web", v6)
+                .port_of("http", CLOSED, "TCP")
+                .port_of("dns", CLOSED, "UDP");
+            scene.folder.put(&endpoint(ports, scene.world.pod(backend), v6, READY));
+        }
+        scene.settle();
+        for addresses in families() {
+            for (who, from, to) in ways(&scene, addresses.cluster) {
+                let refused = udp_request(from, to, None, LIMIT).expect_err("nobody listens");
+                assert_eq!(
+                    refused.kind,
+                    ConnectErrorKind::Refused,
+                    "{who} to {to} at {backend}: {refused}"
+                );
+                let error = error(who, from, to, FAR);
+                let kind = if to.is_ipv4() { (3, 3) } else { (1, 4) };
+                assert_eq!(
+                    (error.icmp_type, error.icmp_code),
+                    kind,
+                    "{who} to {to} at {backend}: {error:?}"
+                );
+                assert_eq!(error.offender, Some(to.ip()), "{who} to {to} at {backend}");
+            }
+        }
+    }
+}
+
+/// Names of those who say that a datagram's time is over, by its hops from 1 on.
+fn on_the_way(who: &str, backend: &str) -> &'static [&'static str] {
+    match (who, backend) {
+        ("a pod", "pod1-2") => &["node1"],
+        ("a pod", _) => &["node1", "node2"],
+        // Its own node passes nothing on: it sends.
+        ("the node", "pod1-2") => &[],
+        ("the node", _) => &["node2"],
+        (_, "pod1-2") => &["fabric", "node1"],
+        _ => &["fabric", "node1", "node2"],
+    }
+}
+
+#[test]
+fn time_exceeded_on_the_way_to_a_backend_is_told_as_on_the_way_to_the_vip() {
+    let mut scene = scene();
+    let _dump = OnFailure::of(&scene.world);
+    for backend in ["pod1-2", "pod2-1"] {
+        scene.put_endpoints(&[backend]);
+        scene.settle();
+        for addresses in families() {
+            for (who, from, to) in ways(&scene, addresses.cluster) {
+                let routers = on_the_way(who, backend);
+                for (router, hops) in routers.iter().zip(1..) {
+                    let error = error(who, from, to, hops);
+                    let kind = if to.is_ipv4() { (11, 0) } else { (3, 0) };
+                    assert_eq!(
+                        (error.icmp_type, error.icmp_code),
+                        kind,
+                        "{who} to {to} at {backend}: {error:?}"
+                    );
+                    let told = error.offender.unwrap_or_else(|| panic!("{who} to {to}: {error:?}"));
+                    // To a process of node 1, a router's own address would not pass a strict reverse path filter. To a
+                    // client, node 1 answers in the VIP's place for what it forwards itself.
+                    let for_the_vip =
+                        who == "the node" || (*router, backend) == ("node1", "pod2-1") && who == "the client";
+                    if for_the_vip {
+                        assert_eq!(told, to.ip(), "{who} to {to} at {backend}, hop {hops}, {router}");
+                        continue;
+                    }
+                    let namespaces = scene.world.namespaces();
+                    let netns = namespaces.iter().find(|(name, _)| name == router);
+                    let (_, netns) = netns.unwrap_or_else(|| panic!("no {router}"));
+                    let known = netns.ip("-o address show scope global");
+                    assert!(
+                        known.contains(&format!(" {told}/")),
+                        "{who} to {to} at {backend}, hop {hops}: {told} is not {router}'s"
+                    );
+                }
+                // One more, and it arrives.
+                let hops = routers.len() as u8 + 1;
+                let errors = probe_hops(from, to, hops, LIMIT);
+                assert!(
+                    errors.is_empty(),
+                    "{who} to {to} at {backend} with {hops} hops: {errors:?}"
+                );
+            }
+        }
+    }
+}
