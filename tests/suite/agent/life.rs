@@ -156,8 +156,17 @@ fn cleanup_is_refused_while_it_runs_and_leaves_no_trace_afterwards() {
             "bpftool net show",
         ];
         let run = |command: &str| node.ns.ok(&command.split_whitespace().collect::<Vec<_>>());
-        commands.map(run).join("\n")
+        let mut told: Vec<String> = commands.map(run).to_vec();
+        told.extend(
+            node.ns
+                .all_sysctls()
+                .into_iter()
+                .map(|(key, value)| format!("{key} = {value}")),
+        );
+        told
     };
+    // So that a sysctl which the agent has to change is one that it has to put back.
+    node.ns.sysctl("net.ipv4.conf.lo.rp_filter", "1");
     let before = state();
     let mut agent = Agent::start(node, &folder, &[]);
     agent.wait_ready();

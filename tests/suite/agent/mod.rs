@@ -2,6 +2,7 @@
 
 mod late;
 mod life;
+mod settings;
 
 use std::path::Path;
 use std::process::Output;
