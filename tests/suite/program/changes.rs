@@ -57,6 +57,42 @@ fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
 }
 
 #[test]
+fn a_syn_that_is_sent_again_is_the_same_flow_whatever_other_endpoints_come() {
+    run_cases("syn-again", |family| {
+        let (inside, outside) = (
+            Flow::from_pod(family, Transport::Tcp),
+            of_client(family, family.client()),
+        );
+        let more = || web_on(family, &[Backend::Remote, Backend::Local]);
+        let routed = |flow: &Flow, counts: &[_]| {
+            at(UplinkIn, &flow.ask("S")).redirected_as(UPLINK, &flow.asked("S").ttl(63), counts)
+        };
+        vec![
+            Case::new(
+                "from a pod, to the stack each time",
+                web_on(family, &[Backend::Local]),
+                vec![
+                    at(PodIn, &inside.ask("S")).passes_as(&inside.asked("S"), &[NewFlow, Forward]),
+                    at(PodIn, &inside.ask("S")).passes_as(&inside.asked("S"), &[Forward]),
+                    at(PodIn, &inside.ask("S"))
+                        .after(more())
+                        .passes_as(&inside.asked("S"), &[Forward]),
+                ],
+            ),
+            Case::new(
+                "from outside, with the same port each time",
+                web_on(family, &[Backend::Remote]),
+                vec![
+                    routed(&outside, &[NewFlow, Forward]),
+                    routed(&outside, &[Forward]),
+                    routed(&outside, &[Forward]).after(more()),
+                ],
+            ),
+        ]
+    });
+}
+
+#[test]
 fn a_port_of_ours_serves_one_flow_at_a_time() {
     run_cases(|family| {
         let (first, second) = (

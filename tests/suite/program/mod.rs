@@ -123,6 +123,10 @@ impl World {
     /// Withdraws everything and forgets all flows.
     fn clear(&mut self) {
         self.publish(&Objects::default(), &[]);
+        self.forget_flows();
+    }
+
+    fn forget_flows(&self) {
         for table in [Table::FlowsV4, Table::FlowsV6] {
             for store in self.stores() {
                 let words = store.words(table);
