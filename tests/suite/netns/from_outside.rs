@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
-use lb_tests::traffic::{ConnectErrorKind, distribution, tcp_request, udp_distribution, udp_request};
+use lb_tests::traffic::{ConnectErrorKind, distribution, ping, tcp_request, udp_distribution, udp_request};
 use lb_tests::world::{Cni, PodRouting, World};
 
 use super::scene::{NODE_PORT, PORT, Scene, at, families, web};
@@ -165,6 +165,12 @@ fn admits(scene: &Scene, expected: [bool; 3]) {
 pub(super) fn source_ranges_hold(mut scene: Scene) {
     let _dump = OnFailure::of(&scene.world);
     let node = scene.world.node(1);
+    // Datagrams are sent once: who gets them is known to the node before.
+    for pod in scene.world.pods() {
+        for address in [IpAddr::from(pod.ip4), pod.ip6.into()] {
+            ping(node, address, 56, SECOND).unwrap_or_else(|error| panic!("the node to {address}: {error}"));
+        }
+    }
     let own = [format!("{}/32", node.ip4), format!("{}/128", node.ip6)];
     let outside = ["192.0.2.0/24".to_owned(), "2001:db8:2::/64".to_owned()];
     let pod = ["10.244.1.0/24".to_owned(), "fd00:10:244:1::/64".to_owned()];

@@ -12,10 +12,16 @@ use super::scene::{NODE_PORT, PORT, Scene, at, families};
 
 const SECOND: Duration = Duration::from_secs(2);
 
-/// Requests from the node to every kind of frontend, and to the node port of the other node, reach every pod; the scene.
+/// A scene in which requests from the node to every kind of frontend, and to the node port of the other node, reach every pod.
 #[track_caller]
 fn all_frontends_reach_all_backends(builder: &WorldBuilder) -> Scene {
     let scene = Scene::of(builder, &[]);
+    every_pod_answers(&scene);
+    scene
+}
+
+#[track_caller]
+pub(super) fn every_pod_answers(scene: &Scene) {
     let _dump = OnFailure::of(&scene.world);
     let node = scene.world.node(1);
     for addresses in families() {
@@ -34,7 +40,6 @@ fn all_frontends_reach_all_backends(builder: &WorldBuilder) -> Scene {
             }
         }
     }
-    scene
 }
 
 #[test]

@@ -13,7 +13,7 @@ use lb_tests::traffic::{Server, UdpStream, bulk_transfer, distribution, tcp_requ
 use lb_tests::world::{ClientPlace, Node, PodRouting, World};
 
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
-use super::{from_outside, icmp, path_mtu, restart};
+use super::{from_outside, from_the_node, icmp, path_mtu, restart};
 
 const SECOND: Duration = Duration::from_secs(2);
 const NATIVE: &[&str] = &["--xdp", "native"];
@@ -50,6 +50,11 @@ fn every_external_frontend_reaches_every_backend() {
 fn every_external_frontend_reaches_every_backend_over_a_tunnel() {
     let builder = World::builder().xdp().routing(PodRouting::Vxlan);
     from_outside::all_frontends_reach_all_backends(&Scene::of(&builder, NATIVE));
+}
+
+#[test]
+fn processes_of_the_node_reach_every_backend_by_every_frontend() {
+    from_the_node::every_pod_answers(&scene());
 }
 
 #[test]
