@@ -94,7 +94,10 @@ async fn from_kubeconfig(file: &Path) -> Result<Config, KubeconfigError> {
 fn service_account(server: &str) -> Result<Config, AccessError> {
     let mut config = Config::new(parse(server)?);
     let folder = Path::new(SERVICE_ACCOUNT);
+    // The file is read anew now and then. Beside it kube wants certificates to start from, which it does not use then; without any
+    // it asks for the system's, and an image has none.
     config.root_cert_file = Some(folder.join("ca.crt"));
+    config.root_cert = Some(Vec::new());
     config.auth_info.token_file = Some(folder.join("token").display().to_string());
     Ok(config)
 }
