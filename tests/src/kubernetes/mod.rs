@@ -17,6 +17,7 @@
 //! their logs are printed first.
 
 mod audit;
+mod kube_proxy;
 mod kubectl;
 mod process;
 
@@ -30,6 +31,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 pub use audit::Use;
+pub use kube_proxy::KubeProxy;
 
 use crate::assert::eventually;
 use crate::netns::Netns;

@@ -2,10 +2,12 @@
 //!
 //! What is needed: a compiler for the BPF target ([`compiler`]), bpf-linker built with the same LLVM ([`linker`]), and
 //! for the tests some of Debian's network tools ([`packages`]), other kernels ([`kernels`]) and a control plane
-//! ([`kubernetes`]). When all is there this takes well under a second and
+//! ([`kubernetes`]). What `cluster` alone needs ([`cluster`]) is installed by that command. When all is there this takes well under a second and
 //! changes nothing. Two setups at once wait for each other. Whatever cannot be installed is an error that names it.
 
+pub(crate) mod cluster;
 pub(crate) mod compiler;
+mod go;
 pub(crate) mod kernels;
 pub(crate) mod kubernetes;
 mod linker;
@@ -100,6 +102,22 @@ pub(crate) fn ensure(scope: Scope, workspace: &Workspace, phases: &mut Phases) -
         }
     }
     ready(&compiler, scope, workspace)?.context("something is still missing after its installation")
+}
+
+/// Installs what the test cluster needs beside what the tests need.
+pub(crate) fn ensure_cluster(workspace: &Workspace, phases: &mut Phases) -> Result<()> {
+    let _lock = lock(workspace)?;
+    let missing = packages::missing_for_cluster();
+    if !missing.is_empty() {
+        phases.time("setup: Debian packages", || packages::install(&missing))?;
+    }
+    if kubernetes::is_missing(workspace)? {
+        phases.time("setup: Kubernetes", || kubernetes::install(workspace))?;
+    }
+    if cluster::is_missing(workspace)? {
+        phases.time("setup: cluster", || cluster::install(workspace))?;
+    }
+    Ok(())
 }
 
 /// The toolchain, if nothing that `scope` needs is missing. A linker that is there but does not fit is an error.

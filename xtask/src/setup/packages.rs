@@ -33,6 +33,22 @@ const TEST_TOOLS: [Need; 12] = [
     Need::new("openssl", "openssl"),
 ];
 
+/// What the test cluster starts, or puts into the images of its pods.
+const CLUSTER: [Need; 12] = [
+    Need::new("runc", "runc"),
+    Need::new("containernetworking-plugins", "/usr/lib/cni/ptp"),
+    Need::new("gcc", "gcc"),
+    Need::new("iproute2", "ip"),
+    Need::new("nftables", "nft"),
+    Need::new("conntrack", "conntrack"),
+    Need::new("openssl", "openssl"),
+    Need::new("busybox-static", "busybox"),
+    Need::new("curl", "curl"),
+    Need::new("wget", "wget"),
+    Need::new("netcat-openbsd", "nc"),
+    Need::new("bind9-dnsutils", "dig"),
+];
+
 /// A package and the file that it is wanted for: an absolute path, or a program's name.
 #[derive(Debug, Clone, Copy)]
 struct Need {
@@ -75,6 +91,12 @@ fn missing_by(scope: Scope, compiler: &Compiler, llvm: Option<u32>, is_there: im
         );
     }
     missing
+}
+
+/// The packages that the test cluster needs and that are missing.
+pub(crate) fn missing_for_cluster() -> Vec<String> {
+    let needs = CLUSTER.iter().filter(|need| !is_there(need.file));
+    needs.map(|need| need.package.to_owned()).collect()
 }
 
 /// Whether a path exists or a program of this name is found.

@@ -1,0 +1,64 @@
+//! The real kube-proxy in nftables mode, on a node of the world: what Steerway is compared with.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use super::ControlPlane;
+use super::process::Process;
+use crate::netns::Netns;
+use crate::world::{CLUSTER_CIDR, Node};
+
+/// A running kube-proxy; it ends when dropped, and its rules go with the namespace.
+#[derive(Debug)]
+pub struct KubeProxy {
+    netns: Netns,
+    process: Process,
+}
+
+impl KubeProxy {
+    /// Starts kube-proxy for the Node `node`. It answers no probes, so that an agent may run beside it.
+    #[track_caller]
+    pub fn start(cluster: &ControlPlane, node: &Node) -> Self {
+        let file = cluster.folder.path().join(format!("kube-proxy-{}.json", node.name));
+        let loopback = |port| std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
+        let config = json!({ "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+            "mode": "nftables", "clusterCIDR": CLUSTER_CIDR, "hostnameOverride": node.name,
+            "clientConnection": { "kubeconfig": cluster.kube_proxy() },
+            "healthzBindAddress": loopback(20256), "metricsBindAddress": loopback(20249),
+            // Only the first network namespace may write it.
+            "conntrack": { "maxPerCore": 0, "min": 0 },
+            "nftables": { "minSyncPeriod": "100ms" } });
+        fs::write(&file, config.to_string()).expect("kube-proxy's configuration");
+        let process = Process::start(
+            &node.ns,
+            "kube-proxy",
+            cluster.folder.path(),
+            &[format!("--config={}", file.display())],
+        );
+        Self {
+            netns: node.ns.clone(),
+            process,
+        }
+    }
+
+    /// Its tables of both families as nft tells them; an error while they are not there.
+    ///
+    /// # Errors
+    /// What nft said, or the end of kube-proxy's log.
+    pub fn tables(&self) -> Result<[Value; 2], String> {
+        let table = |family| {
+            let output = self.netns.cmd(&["nft", "-j", "list", "table", family, "kube-proxy"]);
+            if output.status.success() {
+                return serde_json::from_slice(&output.stdout).map_err(|error| format!("JSON of nft: {error}"));
+            }
+            Err(format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stderr),
+                self.process.log_end()
+            ))
+        };
+        Ok([table("ip")?, table("ip6")?])
+    }
+}
