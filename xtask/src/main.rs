@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
+mod cluster;
 mod demo;
 mod exec;
 mod phases;
@@ -34,6 +35,7 @@ enum Command {
     Run(run::Options),
     Demo(demo::Options),
     Bench(bench::Options),
+    Cluster(cluster::Options),
     Test(test::Options),
     Tidy(tidy::Options),
     Ci(ci::Options),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
             Command::Run(options) => run::run(&options, &workspace, &mut phases),
             Command::Demo(options) => demo::run(&options, &workspace, &mut phases),
             Command::Bench(options) => bench::run(&options, &workspace, &mut phases),
+            Command::Cluster(options) => cluster::run(&options, &workspace, &mut phases),
             Command::Test(options) => Ok(test::run(&options, &workspace, phases)),
             Command::Tidy(options) => tidy::run(&options, &workspace),
             Command::Ci(options) => Ok(ci::run(&options, &workspace, phases)),
