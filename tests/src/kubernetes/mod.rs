@@ -118,6 +118,11 @@ impl ControlPlane {
         self.await_ready("admin");
     }
 
+    /// Replaces the flags of the API server's next start.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+    }
+
     /// Kills the API server.
     #[track_caller]
     pub fn kill_server(&mut self) {
@@ -205,9 +210,24 @@ impl ControlPlane {
         self.folder.path().join(format!("{user}.kubeconfig"))
     }
 
+    /// A kubeconfig with a token of a ServiceAccount, as a pod of it has one.
+    #[track_caller]
+    pub fn service_account(&self, namespace: &str, name: &str) -> PathBuf {
+        let token = self.kubectl(&["create", "token", name, "-n", namespace], "");
+        let file = self.kubeconfig(name);
+        let certificate = self.folder.path().join("kube-apiserver/apiserver.crt");
+        write_kubeconfig(&file, token.trim(), PORT, &certificate);
+        file
+    }
+
     /// What kube-proxy's user has asked for so far.
     pub fn uses(&self) -> BTreeMap<Use, usize> {
-        audit::uses(&self.folder.path().join("audit.log"), "system:kube-proxy")
+        self.uses_of("system:kube-proxy")
+    }
+
+    /// What a user has asked for so far.
+    pub fn uses_of(&self, user: &str) -> BTreeMap<Use, usize> {
+        audit::uses(&self.folder.path().join("audit.log"), user)
     }
 }
 
@@ -246,7 +266,7 @@ fn await_port(netns: &Netns, address: &str, name: &str) {
 fn write_credentials(folder: &Path) {
     let tokens = USERS.map(|(token, user, groups)| format!("{token},{user},{token},\"{groups}\"\n"));
     let policy = json!({ "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
-        "rules": [{ "level": "Metadata", "users": ["system:kube-proxy"] }, { "level": "None" }] });
+        "rules": [{ "level": "Metadata", "users": ["system:kube-proxy", "system:serviceaccount:kube-system:steerway"] }, { "level": "None" }] });
     for (file, text) in [
         ("tokens.csv", tokens.concat()),
         ("audit-policy.yaml", policy.to_string()),

@@ -6,7 +6,6 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Args;
 
 use super::{
     images,
@@ -15,15 +14,8 @@ use super::{
 };
 use crate::{exec, phases::Phases, workspace::Workspace};
 
-#[derive(Debug, Args)]
-pub(super) struct Options {
-    /// Without privileges: capabilities and an init container.
-    #[arg(long)]
-    hardened: bool,
-}
-
 /// Deploys, or deploys anew.
-pub(super) fn run(options: &Options, workspace: &Workspace, folders: &Folders, phases: &mut Phases) -> Result<()> {
+pub(super) fn run(workspace: &Workspace, folders: &Folders, phases: &mut Phases) -> Result<()> {
     let workers = folders.workers();
     ensure!(!workers.is_empty(), "no cluster is up: `cargo xtask cluster up`");
     phases.time("image", || {
@@ -31,11 +23,23 @@ pub(super) fn run(options: &Options, workspace: &Workspace, folders: &Folders, p
         import(folders, &workers, &archive)
     })?;
     phases.time("manifests", || {
-        let overlay = if options.hardened { "hardened" } else { "privileged" };
-        let folder = folders.root.join("tests/cluster/overlays").join(overlay);
+        let folder = folders.root.join("tests/cluster/overlay");
+        let set = [
+            "-n",
+            "kube-system",
+            "get",
+            "daemonset/steerway",
+            "--ignore-not-found",
+            "-o",
+            "name",
+        ];
+        let is_there = !exec::output(kubectl(folders).args(set))?.trim().is_empty();
         exec::run(kubectl(folders).args(["apply", "-k"]).arg(folder))?;
-        // The image has the same name in every version.
-        exec::output(kubectl(folders).args(["-n", "kube-system", "rollout", "restart", "daemonset/steerway"])).map(drop)
+        if is_there {
+            // The image has the same name in every version.
+            exec::output(kubectl(folders).args(["-n", "kube-system", "rollout", "restart", "daemonset/steerway"]))?;
+        }
+        Ok(())
     })?;
     phases.time("rollout", || {
         for object in ["daemonset/steerway", "deployment/coredns"] {

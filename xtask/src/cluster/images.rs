@@ -129,7 +129,9 @@ pub(super) fn steerway(folders: &Folders, agent: &Path) -> Result<PathBuf> {
     let archive = folders.state("steerway.tar");
     let work = Work::new(folders)?;
     let root = work.root("steerway")?;
-    put(&root, agent, "usr/local/bin/steerway")?;
+    let stripped = work.folder.join("agent");
+    exec::output(Command::new("strip").arg("-o").arg(&stripped).arg(agent))?;
+    put(&root, &stripped, "usr/local/bin/steerway")?;
     let image = Image {
         names: vec![STEERWAY.to_owned()],
         layers: vec![root],

@@ -1,0 +1,184 @@
+//! What `deploy/` holds, on a real API server: it takes every object, the agent works under its ServiceAccount, and uses each right of
+//! its role and none that it lacks; the chart renders the same objects as kustomize.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use lb_tests::agent::Agent;
+use lb_tests::assert::OnFailure;
+use lb_tests::kubernetes::ControlPlane;
+use lb_tests::objects::NodeObject;
+use lb_tests::world::World;
+use serde_json::{Value, json};
+
+use super::{PORT, web};
+
+/// Rights that the role has for what happens seldom, each with the reason why an ordinary run does not use it.
+const SELDOM: [(&str, &str); 4] = [
+    ("create", "events"),
+    ("patch", "events"),
+    ("create", "events.k8s.io/events"),
+    ("patch", "events.k8s.io/events"),
+];
+
+/// As every cluster with a Service proxy in a DaemonSet has it.
+const PRIVILEGED: &str = "--allow-privileged";
+
+fn deploy(folder: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(folder)
+}
+
+/// An administrator's kubectl on manifests of kustomize.
+#[track_caller]
+fn kustomize(cluster: &ControlPlane, arguments: &[&str]) -> String {
+    let folder = deploy("kustomize/agent").display().to_string();
+    cluster.kubectl(&[arguments, &["-k", &folder]].concat(), "")
+}
+
+/// What a role allows.
+fn rights(role: &Value) -> BTreeSet<(String, String)> {
+    let texts = |value: &Value| -> Vec<String> {
+        let list = value.as_array().into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                let full = if group.is_empty() {
+                    resource
+                } else {
+                    format!("{group}/{resource}")
+                };
+                rights.extend(texts(&rule["verbs"]).into_iter().map(|verb| (verb, full.clone())));
+            }
+        }
+    }
+    rights
+}
+
+#[test]
+fn the_agent_uses_every_right_of_its_role_and_asks_for_no_other() {
+    let world = World::builder().nodes(1).build();
+    let _dump = OnFailure::of(&world);
+    let mut cluster = ControlPlane::start(&world, &[PRIVILEGED]);
+    kustomize(&cluster, &["apply", "--dry-run=server"]);
+    kustomize(&cluster, &["apply"]);
+    let set = cluster.kubectl(&["get", "daemonset/steerway", "-n", "kube-system", "-o", "json"], "");
+    let set: Value = serde_json::from_str(&set).expect("JSON of kubectl");
+    let account = set.pointer("/spec/template/spec/serviceAccountName");
+    assert_eq!(account, Some(&json!("steerway")), "{set}");
+
+    cluster.create(&NodeObject::from(world.node(1)));
+    // A load balancer's address is compared with the addresses of all nodes.
+    cluster.create(&web("web", "10.96.0.10").load_balancer_ip("203.0.113.10"));
+    let kubeconfig = cluster.service_account("kube-system", "steerway");
+    let mut agent = Agent::start_on_api(world.node(1), &kubeconfig, &[]);
+    agent.wait_ready();
+    // Without streaming lists the same agent reads pages.
+    agent.kill9();
+    cluster.kill_server();
+    cluster.set_flags(&[PRIVILEGED, "--feature-gates=WatchList=false"]);
+    cluster.start_server();
+    agent.restart();
+    agent.wait_ready();
+
+    let services = agent.json(&["services", "web"]).to_string();
+    assert!(services.contains("203.0.113.10"), "{services} (port {PORT})");
+    let uses = cluster.uses_of("system:serviceaccount:kube-system:steerway");
+    // A streaming list that the server does not have is refused as a request, not for want of rights.
+    let used: BTreeSet<(String, String)> = uses.into_keys().map(|one| (one.verb, one.resource)).collect();
+    let role = cluster.kubectl(&["get", "clusterrole/steerway", "-o", "json"], "");
+    let allowed = rights(&serde_json::from_str(&role).expect("JSON of kubectl"));
+    let seldom: BTreeSet<_> = SELDOM
+        .map(|(verb, resource)| (verb.to_owned(), resource.to_owned()))
+        .into();
+    assert!(used.is_subset(&allowed), "used {used:?}, allowed {allowed:?}");
+    let unused: BTreeSet<_> = allowed.difference(&used).cloned().collect();
+    assert!(unused.is_subset(&seldom), "never used: {unused:?}");
+}
+
+/// A template of the chart with the chart's default values. Each expression that the chart uses stands here with what it becomes;
+/// another one is an error.
+#[track_caller]
+fn rendered(template: &str) -> String {
+    const BECOME: [(&str, &str); 5] = [
+        ("{{ .Release.Namespace }}", "kube-system"),
+        (r#"{{ .Values.apiServer | default "null" }}"#, "null"),
+        (
+            r#""{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}""#,
+            "steerway:0.1.0",
+        ),
+        ("{{ .Values.image.pullPolicy }}", "IfNotPresent"),
+        (
+            "          {{- toYaml .Values.resources | nindent 10 }}",
+            "          requests: { cpu: 100m, memory: 300Mi }",
+        ),
+    ];
+    let mut text = template.to_owned();
+    for (expression, value) in BECOME {
+        text = text.replace(expression, value);
+    }
+    let mut optional = 0;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let word = line.trim();
+        // By default all of these values are empty.
+        if word.starts_with("{{- with .Values.") {
+            optional += 1;
+        } else if word == "{{- end }}" {
+            optional -= 1;
+        } else if optional == 0 {
+            assert!(
+                !line.contains("{{"),
+                "an expression that this test does not know: {line}"
+            );
+            lines.push(line);
+        }
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn the_chart_renders_what_kustomize_does() {
+    let world = World::builder().nodes(1).build();
+    let cluster = ControlPlane::start(&world, &[PRIVILEGED]);
+    let objects = |text: &str| -> BTreeSet<String> {
+        let list = cluster.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], text);
+        let items = serde_json::Deserializer::from_str(&list).into_iter::<Value>();
+        items.map(|item| comparable(item.expect("JSON of kubectl"))).collect()
+    };
+    let templates = fs::read_dir(deploy("helm/steerway/templates")).expect("the chart's templates");
+    let chart: Vec<String> = templates
+        .map(|entry| rendered(&fs::read_to_string(entry.expect("a template").path()).expect("text")))
+        .collect();
+    let folder = deploy("kustomize/agent").display().to_string();
+    let plain = cluster.kubectl(&["kustomize", &folder], "");
+    assert_eq!(objects(&chart.join("\n---\n")), objects(&plain));
+    let values: Value =
+        serde_saphyr::from_str(&fs::read_to_string(deploy("helm/steerway/values.yaml")).expect("values"))
+            .expect("YAML");
+    assert_eq!(
+        (
+            &values["apiServer"],
+            &values["image"]["repository"],
+            &values["resources"]["requests"]
+        ),
+        (
+            &Value::Null,
+            &json!("steerway"),
+            &json!({ "cpu": "100m", "memory": "300Mi" })
+        )
+    );
+}
+
+/// An object without what the server adds anew each time.
+fn comparable(mut object: Value) -> String {
+    for field in ["uid", "creationTimestamp", "managedFields"] {
+        object["metadata"]
+            .as_object_mut()
+            .and_then(|metadata| metadata.remove(field));
+    }
+    object.to_string()
+}
