@@ -53,6 +53,8 @@ pub struct Agent {
     told: Told,
     pin_dir: PathBuf,
     files: TempDir,
+    /// Whether the usual arguments are given.
+    usual: bool,
     child: Option<Child>,
 }
 
@@ -91,6 +93,16 @@ impl Agent {
         agent
     }
 
+    /// Starts an agent on `node` that has all its settings from a file, and from `arguments` alone beside it.
+    #[track_caller]
+    pub fn start_on_config(node: &Node, file: impl AsRef<Path>, arguments: &[&str]) -> Self {
+        let source = ["--config".as_ref(), file.as_ref().as_os_str()];
+        let mut agent = Self::with_source(node, &source, arguments);
+        agent.usual = false;
+        agent.restart();
+        agent
+    }
+
     #[track_caller]
     fn with_source(node: &Node, source: &[&OsStr], arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -108,6 +120,7 @@ impl Agent {
                 .prefix("stw-agent-")
                 .tempdir()
                 .expect("a temporary directory"),
+            usual: true,
             child: None,
         }
     }
@@ -145,9 +158,8 @@ impl Agent {
 
     /// Everything that the process is told, as flags.
     fn settings(&self) -> Vec<OsString> {
-        let fixed = ["--node-name", &self.node_name, "--cluster-cidr", CLUSTER_CIDR];
         let mut all = self.source.clone();
-        all.extend(fixed.iter().chain(self.node_port_addresses()).map(OsString::from));
+        all.extend(self.usual_arguments().into_iter().map(OsString::from));
         all.extend(["--pin-dir".into(), self.pin_dir.clone().into()]);
         all.extend(self.arguments.iter().map(OsString::from));
         all
@@ -171,14 +183,17 @@ impl Agent {
         self.told = told;
     }
 
-    /// The nodes' network serves NodePorts, unless the arguments say what does.
-    fn node_port_addresses(&self) -> &'static [&'static str] {
+    /// The node's name and pods; the nodes' network serves NodePorts, unless the arguments say what does.
+    fn usual_arguments(&self) -> Vec<&str> {
         const FLAG: &str = "--nodeport-addresses";
-        if self.arguments.iter().any(|argument| argument == FLAG) {
-            &[]
-        } else {
-            &[FLAG, NODE_CIDR]
+        if !self.usual {
+            return Vec::new();
         }
+        let mut usual = vec!["--node-name", self.node_name.as_str(), "--cluster-cidr", CLUSTER_CIDR];
+        if !self.arguments.iter().any(|argument| argument == FLAG) {
+            usual.extend([FLAG, NODE_CIDR]);
+        }
+        usual
     }
 
     /// Replaces the program of the next start and of the command line: another version, for an upgrade.

@@ -8,7 +8,7 @@ use lb_common::layout::map;
 use super::Outcome;
 use super::output::{Format, Table, json};
 use super::settings::Given;
-use crate::config::{Config, process_variable};
+use crate::config::{Config, Unused, process_variable};
 use crate::datapath::attach;
 use crate::datapath::checks::{self, Check, CheckInput, Verdict};
 use crate::datapath::interfaces::{self, Rules};
@@ -58,12 +58,32 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
         interfaces: &table,
         xdp,
     });
+    let checks: Vec<Check> = checks.into_iter().chain(config.unused.iter().map(unused)).collect();
     match options.output {
         Format::Json => json(out, &checks)?,
         Format::Table | Format::Wide => print(out, &checks)?,
     }
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
     Ok(if failed { Outcome::Failure } else { Outcome::Success })
+}
+
+/// A setting that has no effect, as a check.
+fn unused(unused: &Unused) -> Check {
+    let found = format!("{}: {} has no effect", unused.place, unused.value);
+    Check {
+        name: "setting",
+        verdict: if unused.wrong { Verdict::Warn } else { Verdict::Ok },
+        detail: if unused.wrong {
+            found
+        } else {
+            format!("{found}: {}", unused.reason)
+        },
+        remedy: if unused.wrong {
+            unused.reason.clone()
+        } else {
+            String::new()
+        },
+    }
 }
 
 /// One line a check, and what to do below those that need it.

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use super::output::{Format, json};
 use super::settings::Given;
 use super::{Outcome, places};
+use crate::config::Places;
 use crate::datapath::cleanup::{CleanupReport, cleanup};
 use crate::datapath::pins::PinDir;
 use crate::datapath::run_dir::RunDir;
@@ -30,14 +31,19 @@ pub(super) struct Options {
 
 /// Runs the command.
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    let places = places(&options.given)?;
+    let wait = Duration::from_secs(options.wait);
+    clean(&places(&options.given)?, wait, options.output, out)
+}
+
+/// Removes all that an agent of these folders left.
+pub(super) fn clean(places: &Places, wait: Duration, format: Format, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start a runtime")?;
     let (pins, run_dir) = (PinDir::new(&places.pin_dir), RunDir::new(&places.run_dir));
-    let report = runtime.block_on(cleanup(&pins, &run_dir, Duration::from_secs(options.wait)))?;
-    match options.output {
+    let report = runtime.block_on(cleanup(&pins, &run_dir, wait))?;
+    match format {
         Format::Json => json(out, &report)?,
         Format::Table | Format::Wide => print(out, &report)?,
     }

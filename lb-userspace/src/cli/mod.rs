@@ -93,7 +93,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, 
 
 fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     match command {
-        Command::Run(options) => run::run(options),
+        Command::Run(options) => run::run(options, out),
         Command::Check(options) => check::run(options, out),
         Command::Status(options) => status::run(options, out),
         Command::Services(options) => services::run(options, out),

@@ -1,14 +1,22 @@
 //! `steerway run`: validates the settings, starts logs and runtime, and runs the agent until it is told to end.
 
+use std::io::Write;
+use std::time::Duration;
+
 use anyhow::Context as _;
 
-use super::Outcome;
+use super::output::Format;
 use super::settings::Given;
-use crate::config::{Config, process_variable};
+use super::{Outcome, cleanup};
+use crate::config::{Config, Places, process_variable};
+use crate::datapath::conntrack;
+use crate::datapath::run_dir::RunDir;
 use crate::{observe, reconcile};
 
 /// Threads of the runtime; each costs resident memory.
 const WORKERS: usize = 2;
+/// How long `--cleanup` waits for the agent to end.
+const CLEANUP_WAITS: Duration = Duration::from_secs(5);
 
 /// Run the agent of this node
 ///
@@ -25,15 +33,27 @@ const WORKERS: usize = 2;
     steerway run --folder /etc/steerway/objects --cluster-cidr 10.244.0.0/16,fd00:10:244::/48"
 )]
 pub(super) struct Options {
+    /// As kube-proxy's: do what `steerway cleanup` does, and end
+    #[arg(long, hide = true)]
+    cleanup: bool,
+    /// As kube-proxy's: make the settings that need a privileged container, and end
+    #[arg(long, hide = true, conflicts_with = "cleanup")]
+    init_only: bool,
     #[command(flatten)]
     given: Given<true>,
 }
 
 /// Runs the command.
-pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
+pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let settings = options.given.gather(process_variable)?;
+    if options.cleanup {
+        return cleanup::clean(&Places::validate(&settings)?, CLEANUP_WAITS, Format::Table, out);
+    }
     let config = Config::validate(&settings, host_name().as_deref())?;
     observe::start_logs(config.log)?;
+    if options.init_only {
+        return init(&config, out);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -43,6 +63,21 @@ pub(super) fn run(options: &Options) -> anyhow::Result<Outcome> {
     // A step of the start that still runs is left behind, as by a kill: each of them may stop anywhere.
     runtime.shutdown_background();
     ended?;
+    Ok(Outcome::Success)
+}
+
+/// Makes what an unprivileged agent could not.
+fn init(config: &Config, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    let run_dir = RunDir::new(&config.places.run_dir);
+    run_dir
+        .create()
+        .with_context(|| format!("cannot use the run folder {}", config.places.run_dir.display()))?;
+    for name in conntrack::make_now(&config.conntrack, &run_dir) {
+        writeln!(
+            out,
+            "{name} is not there: netfilter's connection tracking is not loaded"
+        )?;
+    }
     Ok(Outcome::Success)
 }
 

@@ -1,4 +1,5 @@
-//! The flags of settings, made from the table in [`crate::config`], so that help, environment and file cannot drift apart.
+//! The flags of settings, made from the table in [`crate::config`], so that help, environment and file cannot drift apart; and
+//! kube-proxy's flags, which are taken and not shown.
 
 use std::path::PathBuf;
 
@@ -6,7 +7,7 @@ use clap::builder::{PathBufValueParser, StyledStr};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{self, ConfigErrors, Layer, Place, SETTINGS, Section, Setting, Settings, Shape};
+use crate::config::{self, Arguments, ConfigErrors, Place, SETTINGS, Section, Setting, Settings, Shape};
 
 /// The settings that commands need which only read.
 const PLACES: [&str; 2] = ["pin-dir", "run-dir"];
@@ -15,7 +16,7 @@ const PLACES: [&str; 2] = ["pin-dir", "run-dir"];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Given<const ALL: bool> {
     config: Option<PathBuf>,
-    layer: Layer,
+    given: Arguments,
 }
 
 impl<const ALL: bool> Given<ALL> {
@@ -23,9 +24,24 @@ impl<const ALL: bool> Given<ALL> {
         SETTINGS.iter().filter(|s| ALL || PLACES.contains(&s.flag))
     }
 
+    fn kube_proxy_flags() -> impl Iterator<Item = (&'static str, bool)> {
+        config::kube_proxy_flags().filter(|_| ALL)
+    }
+
     /// Joins the flags with environment and file.
     pub(super) fn gather(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, ConfigErrors> {
-        config::gather(self.layer.clone(), self.config.as_deref(), variable)
+        config::gather(self.given.clone(), self.config.as_deref(), variable)
+    }
+}
+
+/// A flag of kube-proxy's; `bare` ones mean true without a value.
+fn kube_proxy_arg(flag: &'static str, bare: bool) -> Arg {
+    let arg = Arg::new(flag).long(flag).hide(true).action(ArgAction::Append);
+    let arg = if flag == "v" { arg.short('v') } else { arg };
+    if bare {
+        arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+    } else {
+        arg.allow_negative_numbers(true)
     }
 }
 
@@ -51,8 +67,7 @@ fn arg(setting: &'static Setting) -> Arg {
     }
 }
 
-const CONFIG_HELP: &str =
-    "Read settings from a file of kind SteerwayConfiguration; flags and environment win [env: STEERWAY_CONFIG]";
+const CONFIG_HELP: &str = "Read settings from a file of kind SteerwayConfiguration, or from kube-proxy's of kind KubeProxyConfiguration; flags and environment win [env: STEERWAY_CONFIG]";
 
 impl<const ALL: bool> Args for Given<ALL> {
     fn augment_args(command: Command) -> Command {
@@ -62,8 +77,9 @@ impl<const ALL: bool> Args for Given<ALL> {
             .value_parser(PathBufValueParser::new())
             .help(CONFIG_HELP)
             .help_heading(Section::Agent.heading());
-        Self::settings()
-            .fold(command, |command, setting| command.arg(arg(setting)))
+        let command = Self::settings().fold(command, |command, setting| command.arg(arg(setting)));
+        Self::kube_proxy_flags()
+            .fold(command, |command, (flag, bare)| command.arg(kube_proxy_arg(flag, bare)))
             .arg(config)
     }
 
@@ -76,16 +92,20 @@ impl<const ALL: bool> FromArgMatches for Given<ALL> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut given = Self {
             config: matches.get_one("config").cloned(),
-            layer: Layer::new(),
+            given: Arguments::default(),
         };
         for setting in Self::settings() {
             let values = matches
                 .try_get_many::<String>(setting.flag)
                 .map_err(|e| clap::Error::raw(ErrorKind::UnknownArgument, e.to_string()))?;
             if let Some(values) = values {
-                given
-                    .layer
-                    .insert(setting.flag, (Place::Flag(setting.flag), values.cloned().collect()));
+                let values = (Place::Flag(setting.flag), values.cloned().collect());
+                given.given.layer.insert(setting.flag, values);
+            }
+        }
+        for (flag, _) in Self::kube_proxy_flags() {
+            if let Ok(Some(values)) = matches.try_get_many::<String>(flag) {
+                given.given.kube_proxy.insert(flag, values.cloned().collect());
             }
         }
         Ok(given)

@@ -73,6 +73,7 @@ pub(super) fn print(out: &mut dyn Write, report: &Report, wide: bool) -> io::Res
     for warning in &report.warnings {
         writeln!(out, "Warning:     {warning}")?;
     }
+    section(out, &unused_settings(report, wide))?;
     section(out, &rejections(report))?;
     section(out, &file_errors(report))?;
     section(out, &attachments(&report.attachments))?;
@@ -139,6 +140,15 @@ fn head(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Settings without effect: those that should be corrected, `wide` all.
+fn unused_settings(report: &Report, wide: bool) -> Table {
+    let mut table = Table::new(&["SETTING WITHOUT EFFECT", "VALUE", "WHY"]);
+    for s in report.unused_settings.iter().filter(|s| wide || s.wrong) {
+        table.row([s.setting.clone(), s.value.clone(), s.reason.clone()]);
+    }
+    table
 }
 
 fn rejections(report: &Report) -> Table {

@@ -11,7 +11,7 @@ use crate::plan::{NodeTables, Planner};
 use crate::source::FileError;
 use crate::status::report::{
     Agent, Attachment, Cause, FlowSummary, NotReady, ReconcileState, Report, ServiceFilter, ServiceItem, SourceState,
-    TableFill,
+    TableFill, UnusedSetting,
 };
 use crate::status::{Answers, FlowItem, Server, service_items, services_of};
 use crate::test_objects::{NODE, NODE_ADDRESS, node, service, slice, source_state};
@@ -36,6 +36,15 @@ fn printed(print: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> String {
     String::from_utf8(out).unwrap()
 }
 
+fn unused(field: &str, wrong: bool) -> UnusedSetting {
+    UnusedSetting {
+        setting: format!("field {field} in c.conf"),
+        value: "x".to_owned(),
+        reason: "nothing here is so".to_owned(),
+        wrong,
+    }
+}
+
 fn report() -> Report {
     let attachment = |interface: &str, ifindex, role: &str, direction: &str| Attachment {
         interface: interface.to_owned(),
@@ -58,6 +67,7 @@ fn report() -> Report {
             message: "no interface has a default route".to_owned(),
         }],
         warnings: vec!["uplinks are down: eth1".to_owned()],
+        unused_settings: vec![unused("mode", false), unused("colour", true)],
         source: Some(SourceState {
             kind: "folder".to_owned(),
             location: "/objects".to_owned(),
@@ -138,6 +148,9 @@ Cycles:      9 good, last 3s ago; 1 failed
 Operations:  120 since start; the last cycle with any wrote 12 in 3 ms
 Warning:     uplinks are down: eth1
 
+SETTING WITHOUT EFFECT   VALUE   WHY
+field colour in c.conf   x       nothing here is so
+
 REJECTED OBJECT   FIELD                REASON
 Service a/b       spec.ports[0].port   70000 is no port
 
@@ -160,6 +173,7 @@ reply     998
 ";
     assert_eq!(printed(|out| status::print(out, &report(), false)), expected);
     let wide = printed(|out| status::print(out, &report(), true));
+    assert!(wide.contains("\nfield mode in c.conf     x       "), "{wide}");
     assert!(
         wide.contains("flows_v6   0      1048576    0%     128 MiB\n") && wide.contains("no_route   0\n"),
         "{wide}"
@@ -181,7 +195,7 @@ fn field_names_of_the_report_are_stable() {
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         names(&value),
-        "agent attachments fileErrors flows notReady ready reasons reconcile rejections source tables warnings"
+        "agent attachments fileErrors flows notReady ready reasons reconcile rejections source tables unusedSettings warnings"
     );
     assert_eq!(names(&value["agent"]), "ageSeconds nodeName pid version");
     assert_eq!(names(&value["notReady"][0]), "cause message");
@@ -453,6 +467,12 @@ fn wrong_usage_ends_with_two_and_help_with_zero() {
     assert_eq!(steerway(&[]).0, two);
     assert_eq!(steerway(&["fly"]).0, two);
     assert_eq!(steerway(&["run", "--flow-entries", "x"]).0, two);
+    let (status, _, errors) = steerway(&["run", "--detect-local-mode=Pods", "-v", "2"]);
+    assert_eq!(status, two);
+    assert!(
+        errors.contains("--detect-local-mode: \"Pods\" is wrong: use ClusterCIDR or "),
+        "{errors}"
+    );
     assert_eq!(steerway(&["status", "--wait", "soon"]).0, two);
     let (status, out, _) = steerway(&["version"]);
     assert_eq!(

@@ -1,13 +1,15 @@
-//! The configuration file: YAML of `kind: SteerwayConfiguration`, one field a setting.
+//! The configuration file: YAML of `kind: SteerwayConfiguration`, one field a setting, or of kube-proxy's kind.
 //!
-//! In: the file's text. Out: a [`Layer`] of texts. A list may be a YAML list or a text with commas. Fields that are no
-//! setting are errors: a misspelt field would silently be a default.
+//! In: the file's text. Out: a [`Layer`] of texts, and what has no effect. A list may be a YAML list or a text with commas. Fields
+//! that are no setting are errors: a misspelt field would silently be a default.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::settings::{Layer, Place, SETTINGS, Setting, Shape};
+use super::kube_proxy::{self, Translated};
+use super::settings::{Layer, Place, Setting, Shape};
+use super::table::SETTINGS;
 use super::{ConfigError, nearest};
 
 /// `apiVersion` of the file.
@@ -16,7 +18,7 @@ pub const API_VERSION: &str = "steerway.dev/v1alpha1";
 pub const KIND: &str = "SteerwayConfiguration";
 
 /// Reads the text of the file at `path` (named in errors only).
-pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, Vec<ConfigError>> {
+pub(super) fn parse(path: &Path, text: &str) -> Result<Translated, Vec<ConfigError>> {
     let syntax = |reason: String| {
         vec![ConfigError::File {
             file: path.to_path_buf(),
@@ -30,12 +32,28 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, Vec<ConfigError>> 
         )));
     };
     let mut errors = Vec::new();
-    for (field, wanted) in [("apiVersion", API_VERSION), ("kind", KIND)] {
-        let found = fields.remove(field).as_ref().and_then(Value::as_str).map(str::to_owned);
+    let mut take = |field: &str| fields.remove(field).as_ref().and_then(Value::as_str).map(str::to_owned);
+    let (version, kind) = (take("apiVersion"), take("kind"));
+    let of_kube_proxy = kind.as_deref() == Some(kube_proxy::KIND);
+    let (wanted_version, or) = if of_kube_proxy {
+        (kube_proxy::API_VERSION, String::new())
+    } else {
+        (API_VERSION, format!(" (or {})", kube_proxy::KIND))
+    };
+    let known_kind = if of_kube_proxy { kube_proxy::KIND } else { KIND };
+    for (field, found, wanted, or) in [
+        ("apiVersion", version, wanted_version, ""),
+        ("kind", kind, known_kind, &or),
+    ] {
         if found.as_deref() != Some(wanted) {
             let found = found.map_or_else(|| "is missing".to_owned(), |f| format!("is {f:?}"));
-            errors.extend(syntax(format!("{field} {found}; write `{field}: {wanted}`")));
+            errors.extend(syntax(format!("{field} {found}; write `{field}: {wanted}`{or}")));
         }
+    }
+    if of_kube_proxy {
+        let mut translated = kube_proxy::of_file(path, fields);
+        errors.append(&mut translated.errors);
+        return if errors.is_empty() { Ok(translated) } else { Err(errors) };
     }
     let mut layer = Layer::new();
     for (field, value) in fields {
@@ -61,7 +79,14 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Layer, Vec<ConfigError>> 
             }),
         }
     }
-    if errors.is_empty() { Ok(layer) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Translated {
+            layer,
+            ..Translated::default()
+        })
+    } else {
+        Err(errors)
+    }
 }
 
 /// The value as texts; `None` for null, which leaves the setting to its default.
@@ -97,6 +122,7 @@ mod tests {
             &format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{body}"),
         )
         .unwrap()
+        .layer
     }
 
     fn errors(text: &str) -> String {
@@ -115,15 +141,25 @@ mod tests {
 
     #[test]
     fn kind_and_version_are_required() {
-        let text = errors("kind: KubeProxyConfiguration\n");
-        assert!(
-            text.contains("apiVersion is missing; write `apiVersion: steerway.dev/v1alpha1`"),
-            "{text}"
+        let text = errors("kind: KubeletConfiguration\n");
+        assert_eq!(
+            text,
+            "c.yaml: apiVersion is missing; write `apiVersion: steerway.dev/v1alpha1`\n\
+             c.yaml: kind is \"KubeletConfiguration\"; write `kind: SteerwayConfiguration` (or KubeProxyConfiguration)"
         );
-        assert!(
-            text.contains("kind is \"KubeProxyConfiguration\"; write `kind: SteerwayConfiguration`"),
-            "{text}"
+        let text = errors("apiVersion: kubeproxy.config.k8s.io/v1beta1\nkind: KubeProxyConfiguration\n");
+        assert_eq!(
+            text,
+            "c.yaml: apiVersion is \"kubeproxy.config.k8s.io/v1beta1\"; write `apiVersion: kubeproxy.config.k8s.io/v1alpha1`"
         );
+    }
+
+    #[test]
+    fn the_kind_decides_how_the_file_is_read() {
+        let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nhostnameOverride: n1\nmode: ipvs\n";
+        let found = parse(Path::new("c.yaml"), text).unwrap();
+        assert_eq!(found.layer["node-name"].1, ["n1"]);
+        assert_eq!(found.unused.len(), 1);
     }
 
     #[test]

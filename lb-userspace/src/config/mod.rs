@@ -6,10 +6,15 @@
 //! agent starts without them.
 
 mod file;
+mod kube_proxy;
 mod parse;
 mod settings;
+mod table;
+mod view;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,9 +25,12 @@ use thiserror::Error;
 use crate::health::Addresses;
 use crate::model::NodePortAddresses;
 use crate::source::kubernetes::Access;
+use kube_proxy::Translated;
 
 pub use file::{API_VERSION, KIND};
-pub use settings::{Layer, Place, SETTINGS, Section, Setting, Settings, Shape, environment};
+pub use kube_proxy::flags as kube_proxy_flags;
+pub use settings::{Layer, Place, Section, Setting, Settings, Shape, Unused, environment};
+pub use table::SETTINGS;
 
 /// A wrong setting.
 #[derive(Debug, Error)]
@@ -171,6 +179,25 @@ pub struct Timeouts {
     pub udp_replied: Duration,
 }
 
+/// What netfilter's connection tracking is set to; zero leaves what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conntrack {
+    /// Tracked connections for each CPU.
+    pub max_per_core: u32,
+    /// Least number of tracked connections.
+    pub min: u32,
+    /// Idle time of established TCP.
+    pub tcp_established: Duration,
+    /// Idle time of half-closed TCP.
+    pub tcp_close_wait: Duration,
+    /// Take segments outside of the window as valid.
+    pub tcp_be_liberal: bool,
+    /// Idle time of UDP without replies.
+    pub udp: Duration,
+    /// Idle time of UDP with replies.
+    pub udp_stream: Duration,
+}
+
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -199,18 +226,23 @@ pub struct Places {
 }
 
 /// The validated configuration of an agent.
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting that is on or off")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where objects come from.
     pub source: Source,
     /// Name of this node, lower case.
     pub node_name: String,
+    /// Takes the place of the Node's primary address of its family.
+    pub bind_address: Option<IpAddr>,
     /// Addresses of pods; empty = unknown.
     pub cluster_cidrs: Vec<IpNet>,
     /// Seed of backend selection, the same in the whole cluster.
     pub select_seed: u64,
     /// Addresses that serve NodePorts.
     pub nodeport_addresses: NodePortAddresses,
+    /// Serve the external addresses of Services.
+    pub external_ips: bool,
     /// Ports for SNAT.
     pub snat_ports: RangeInclusive<u16>,
     /// Leave TCP segments without a flow to the stack.
@@ -231,27 +263,61 @@ pub struct Config {
     pub flow_entries: u32,
     /// Idle times of flows.
     pub timeouts: Timeouts,
+    /// Settings of netfilter.
+    pub conntrack: Conntrack,
+    /// A change that is not programmed for twice this long makes probes fail.
+    pub sync_period: Duration,
+    /// Least pause between two changes of the tables.
+    pub min_sync_period: Duration,
+    /// Metrics tell of each service port.
+    pub service_metrics: bool,
     /// Where probes and metrics are answered.
     pub listen: Addresses,
     /// Pins, lock and socket.
     pub places: Places,
     /// Logs.
     pub log: Log,
+    /// Values that were given and have no effect.
+    pub unused: Vec<Unused>,
 }
 
-/// Joins the layers: arguments over environment over the file at `config` (the flag or variable `config`) over defaults.
+/// What the command line gave.
+#[derive(Clone, Debug, Default)]
+pub struct Arguments {
+    /// Settings by their flags.
+    pub layer: Layer,
+    /// Flags of kube-proxy's that are no settings of ours, with their texts.
+    pub kube_proxy: BTreeMap<&'static str, Vec<String>>,
+}
+
+impl From<Layer> for Arguments {
+    fn from(layer: Layer) -> Self {
+        Self {
+            layer,
+            ..Self::default()
+        }
+    }
+}
+
+/// Joins the layers: arguments (ours over kube-proxy's) over environment over the file at `config` (the flag or variable
+/// `config`) over defaults.
 ///
 /// # Errors
-/// The file cannot be read, is no configuration, or has unknown fields.
+/// The file cannot be read, is no configuration, or has unknown fields; a flag of kube-proxy's cannot be understood.
 pub fn gather(
-    arguments: Layer,
+    arguments: impl Into<Arguments>,
     config: Option<&Path>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Settings, ConfigErrors> {
+    let arguments: Arguments = arguments.into();
+    let flags = kube_proxy::of_flags(&arguments.kube_proxy);
+    if !flags.errors.is_empty() {
+        return Err(ConfigErrors(flags.errors));
+    }
     let from_variable = || variable("STEERWAY_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
     let path = config.map(Path::to_path_buf).or_else(from_variable);
     let file = match path {
-        None => Layer::new(),
+        None => Translated::default(),
         Some(file) => {
             let text = std::fs::read_to_string(&file).map_err(|source| {
                 ConfigErrors(vec![ConfigError::Read {
@@ -262,7 +328,10 @@ pub fn gather(
             file::parse(&file, &text).map_err(ConfigErrors)?
         }
     };
-    Ok(Settings::merge(arguments, environment(&variable), file))
+    let arguments = flags.layer.into_iter().chain(arguments.layer).collect();
+    let mut settings = Settings::merge(arguments, environment(&variable), file.layer);
+    settings.unused = file.unused.into_iter().chain(flags.unused).collect();
+    Ok(settings)
 }
 
 /// Reads an environment variable of this process; not UTF-8 counts as unset.
@@ -277,9 +346,12 @@ impl Config {
     /// Every wrong or missing value.
     pub fn validate(settings: &Settings, host_name: Option<&str>) -> Result<Self, ConfigErrors> {
         let mut read = parse::Reader::new(settings);
+        let bind_address = read.optional("bind-address", parse::address);
+        let conntrack = conntrack(&mut read);
         let config = Self {
             source: source(&mut read),
             node_name: node_name(&mut read, host_name),
+            bind_address,
             cluster_cidrs: read.list("cluster-cidr", parse::cidr),
             select_seed: read.one("select-seed", 0, parse::seed),
             nodeport_addresses: read.whole(
@@ -287,6 +359,7 @@ impl Config {
                 NodePortAddresses::Primary,
                 parse::nodeport_addresses,
             ),
+            external_ips: read.one("external-ips", true, parse::truth),
             snat_ports: read.one("snat-ports", 1..=1, parse::ports),
             takeover: read.one("takeover", false, parse::truth),
             ping: !read.one("no-ping", false, parse::truth),
@@ -308,20 +381,15 @@ impl Config {
             }),
             xdp: read.one("xdp", Xdp::Auto, |text| parse::word(text, &Xdp::WORDS)),
             flow_entries: read.one("flow-entries", 0, parse::flow_entries),
-            timeouts: Timeouts {
-                tcp_half_open: read.one("tcp-half-open-timeout", Duration::ZERO, parse::timeout),
-                tcp_established: read.one("tcp-established-timeout", Duration::ZERO, parse::timeout),
-                tcp_half_closed: read.one("tcp-half-closed-timeout", Duration::ZERO, parse::timeout),
-                tcp_closed: read.one("tcp-closed-timeout", Duration::ZERO, parse::timeout),
-                udp_unreplied: read.one("udp-unreplied-timeout", Duration::ZERO, parse::timeout),
-                udp_replied: read.one("udp-replied-timeout", Duration::ZERO, parse::timeout),
-            },
-            listen: Addresses {
-                healthz: read.one("healthz-bind-address", None, parse::listen_address),
-                metrics: read.one("metrics-bind-address", None, parse::listen_address),
-            },
+            timeouts: timeouts(&mut read, conntrack),
+            conntrack,
+            sync_period: read.one("sync-period", Duration::ZERO, parse::timeout),
+            min_sync_period: read.one("min-sync-period", Duration::ZERO, parse::duration),
+            service_metrics: read.one("service-metrics", false, parse::truth),
+            listen: listen(&mut read, bind_address),
             places: places(&mut read),
             log: log(&mut read),
+            unused: settings.unused.clone(),
         };
         read.finish(config)
     }
@@ -343,9 +411,12 @@ fn source(read: &mut parse::Reader<'_>) -> Source {
     let folder = read.optional("folder", parse::path);
     let kubeconfig = read.optional("kubeconfig", parse::path);
     let server = read.optional("api-server", parse::api_server);
-    let kubernetes = read.one("source", false, |text| {
+    let named = read.optional("source", |text| {
         parse::word(text, &[("folder", false), ("kubernetes", true)])
     });
+    let of_api = |flag| read.is_given(flag);
+    let kubernetes =
+        named.unwrap_or_else(|| !read.is_given("folder") && (of_api("kubeconfig") || of_api("api-server")));
     if !kubernetes {
         if folder.is_none() {
             read.missing(
@@ -368,6 +439,53 @@ fn source(read: &mut parse::Reader<'_>) -> Source {
     Source::Kubernetes(Access::ServiceAccount {
         server: server.unwrap_or_default(),
     })
+}
+
+fn conntrack(read: &mut parse::Reader<'_>) -> Conntrack {
+    Conntrack {
+        max_per_core: read.one("conntrack-max-per-core", 0, parse::count),
+        min: read.one("conntrack-min", 0, parse::count),
+        tcp_established: read.one("conntrack-tcp-timeout-established", Duration::ZERO, parse::duration),
+        tcp_close_wait: read.one("conntrack-tcp-timeout-close-wait", Duration::ZERO, parse::duration),
+        tcp_be_liberal: read.one("conntrack-tcp-be-liberal", false, parse::truth),
+        udp: read.one("conntrack-udp-timeout", Duration::ZERO, parse::duration),
+        udp_stream: read.one("conntrack-udp-timeout-stream", Duration::ZERO, parse::duration),
+    }
+}
+
+/// The times of flows: their own settings, else what netfilter was given.
+fn timeouts(read: &mut parse::Reader<'_>, conntrack: Conntrack) -> Timeouts {
+    let mut own = |flag, of_netfilter: Duration| {
+        let time = read.one(flag, Duration::ZERO, parse::timeout);
+        if read.is_given(flag) || of_netfilter.is_zero() {
+            time
+        } else {
+            of_netfilter.clamp(parse::SHORTEST, parse::LONGEST)
+        }
+    };
+    Timeouts {
+        tcp_half_open: own("tcp-half-open-timeout", Duration::ZERO),
+        tcp_established: own("tcp-established-timeout", conntrack.tcp_established),
+        tcp_half_closed: own("tcp-half-closed-timeout", conntrack.tcp_close_wait),
+        tcp_closed: own("tcp-closed-timeout", Duration::ZERO),
+        udp_unreplied: own("udp-unreplied-timeout", conntrack.udp),
+        udp_replied: own("udp-replied-timeout", conntrack.udp_stream),
+    }
+}
+
+/// Where to listen; without a setting in the family of the bind address, as kube-proxy does.
+fn listen(read: &mut parse::Reader<'_>, bind_address: Option<IpAddr>) -> Addresses {
+    let mut address = |flag, port, v6: &str| {
+        let address: Option<SocketAddr> = read.one(flag, None, |text| parse::listen_address(text, port));
+        if read.is_given(flag) || !bind_address.is_some_and(|address| address.is_ipv6()) {
+            return address;
+        }
+        v6.parse().ok().map(|v6: IpAddr| SocketAddr::new(v6, port))
+    };
+    Addresses {
+        healthz: address("healthz-bind-address", 10256, "::"),
+        metrics: address("metrics-bind-address", 10249, "::1"),
+    }
 }
 
 fn node_name(read: &mut parse::Reader<'_>, host_name: Option<&str>) -> String {

@@ -76,6 +76,13 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Whether somebody gave the setting a value.
+    pub(super) fn is_given(&self, flag: &str) -> bool {
+        self.settings
+            .get(flag)
+            .is_some_and(|(place, _)| !matches!(place, Place::Default(_)))
+    }
+
     /// Notes a setting that must be given; not when its value was there and wrong, which has been noted.
     pub(super) fn missing(&mut self, flag: &'static str, fix: &str) {
         if self.settings.get(flag).is_none() {
@@ -150,13 +157,28 @@ pub(super) fn api_server(text: &str) -> Result<String, Fix> {
     }
 }
 
-/// An address to listen at, or `none`.
-pub(super) fn listen_address(text: &str) -> Result<Option<SocketAddr>, Fix> {
-    if text == "none" {
+/// An address to listen at, with a port or at this one; `none` or nothing for nowhere.
+pub(super) fn listen_address(text: &str, port: u16) -> Result<Option<SocketAddr>, Fix> {
+    if text == "none" || text.is_empty() {
         return Ok(None);
     }
-    let address = text.parse().map(Some);
-    address.map_err(|_| "use ADDRESS:PORT, for example 0.0.0.0:10256 or [::]:10256, or none".to_owned())
+    let alone = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, port));
+    let address = text.parse().or(alone).map(Some);
+    address.map_err(|_| format!("use ADDRESS:PORT, for example 0.0.0.0:{port} or [::]:{port}, or none"))
+}
+
+/// An address.
+pub(super) fn address(text: &str) -> Result<IpAddr, Fix> {
+    let address = text.parse();
+    address.map_err(|_| "use an address, for example 192.0.2.1 or 2001:db8::1".to_owned())
+}
+
+/// A number from zero.
+pub(super) fn count(text: &str) -> Result<u32, Fix> {
+    match text.parse::<u32>() {
+        Ok(number @ 0..=0x7fff_ffff) => Ok(number),
+        _ => Err("use a number from 0 to 2147483647".to_owned()),
+    }
 }
 
 /// A prefix; a bare address stands for itself. Host bits are an error: they hint at a mistake in the length.
@@ -237,33 +259,47 @@ pub(super) fn flow_entries(text: &str) -> Result<u32, Fix> {
     Err(format!("use a power of two from {low} to {high}, for example {near}"))
 }
 
-/// Shortest and longest time-out: a jiffy count of 32 bits must hold twice the longest at HZ = 1000.
-const TIMEOUT_SECS: RangeInclusive<u64> = 1..=20 * 24 * 3600;
+/// Shortest time-out.
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
+/// Longest time-out: a jiffy count of 32 bits must hold twice of it at HZ = 1000.
+pub(super) const LONGEST: Duration = Duration::from_hours(20 * 24);
 
-/// A time: digits with s, m, h or d, seconds without.
+/// A time within the bounds of a time-out.
 pub(super) fn timeout(text: &str) -> Result<Duration, Fix> {
-    let fix = || "use a time from 1s to 20d, for example 30s, 2m, 24h".to_owned();
-    let (digits, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
-        Some((at, _)) => text.split_at(at),
-        None => (text, "s"),
-    };
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return Err(fix()),
-    };
-    let seconds = digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(factor))
-        .ok_or_else(fix)?;
-    if TIMEOUT_SECS.contains(&seconds) {
-        Ok(Duration::from_secs(seconds))
-    } else {
-        Err(fix())
+    let time = parts(text).filter(|time| (SHORTEST..=LONGEST).contains(time));
+    time.ok_or_else(|| "use a time from 1s to 20d, for example 30s, 2m, 24h".to_owned())
+}
+
+/// A time of any length.
+pub(super) fn duration(text: &str) -> Result<Duration, Fix> {
+    parts(text).ok_or_else(|| "use a time, for example 0s, 500ms, 30s, 1h30m".to_owned())
+}
+
+/// A time as Go writes it (`1h30m0s`), with d for days; seconds where no unit stands.
+fn parts(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
     }
+    let (mut rest, mut total) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let factor = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86400.0,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * factor).ok()?;
+        total = total.checked_add(part)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 /// A pattern of interface names.

@@ -1,4 +1,4 @@
-//! Every setting of the agent once: flag, environment variable, file field, default and help in one table.
+//! What a setting is, and how the layers of settings are merged; the table of all settings is in `table`.
 //!
 //! In: values as text from arguments, environment, file and defaults. Out: for each setting the values of the strongest
 //! layer that has it, with their place, so that an error can name where a wrong value stands. Nothing is interpreted here.
@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+
+use super::table::SETTINGS;
 
 /// How a setting is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub enum Section {
     Interfaces,
     /// How long flows live and how much memory they have.
     Flows,
+    /// What netfilter's own connection tracking is set to.
+    Conntrack,
     /// Folders and logs.
     Agent,
 }
@@ -41,6 +45,7 @@ impl Section {
             Self::Traffic => "Traffic",
             Self::Interfaces => "Interfaces",
             Self::Flows => "Flows",
+            Self::Conntrack => "Netfilter's conntrack",
             Self::Agent => "Agent",
         }
     }
@@ -95,287 +100,6 @@ impl Setting {
     }
 }
 
-const fn setting(
-    section: Section,
-    flag: &'static str,
-    shape: Shape,
-    value_name: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting {
-        flag,
-        shape,
-        value_name,
-        default,
-        section,
-        help,
-    }
-}
-
-use Section::{Agent, Cluster, Flows, Interfaces, Traffic};
-use Shape::{List, Switch, Value};
-
-/// All settings in the order of the help text.
-pub const SETTINGS: &[Setting] = &[
-    setting(
-        Cluster,
-        "source",
-        Value,
-        "SOURCE",
-        "folder",
-        "Where Services, EndpointSlices and Nodes come from: folder or kubernetes (an API server)",
-    ),
-    setting(
-        Cluster,
-        "folder",
-        Value,
-        "DIR",
-        "",
-        "Folder of Kubernetes YAML or JSON files that the source `folder` reads and watches",
-    ),
-    setting(
-        Cluster,
-        "kubeconfig",
-        Value,
-        "FILE",
-        "",
-        "Kubeconfig by which the source `kubernetes` reaches the API server [default: the ServiceAccount of the agent's pod]",
-    ),
-    setting(
-        Cluster,
-        "api-server",
-        Value,
-        "URL",
-        "",
-        "Address of the API server, never a ClusterIP: those are served by this agent; needed without a kubeconfig, and stronger than the kubeconfig's",
-    ),
-    setting(
-        Cluster,
-        "node-name",
-        Value,
-        "NAME",
-        "",
-        "Name of this node as in Node objects and EndpointSlices [default: the host name in lower case]",
-    ),
-    setting(
-        Cluster,
-        "cluster-cidr",
-        List,
-        "CIDR,...",
-        "",
-        "Addresses of pods, as kube-proxy takes them. Changes nothing here: a pod is known by its interface, and one of another node counts as outside",
-    ),
-    setting(
-        Cluster,
-        "select-seed",
-        Value,
-        "NUMBER",
-        "0x5374656572776179",
-        "Seed of backend selection; every node of a cluster must use the same",
-    ),
-    setting(
-        Traffic,
-        "nodeport-addresses",
-        List,
-        "CIDR,...",
-        "primary",
-        "Node addresses that serve NodePorts: CIDRs (0.0.0.0/0 and ::/0 for all), or `primary` for the addresses of the Node object",
-    ),
-    setting(
-        Traffic,
-        "snat-ports",
-        Value,
-        "FIRST-LAST",
-        "16384-29999",
-        "Source ports for flows that the node must translate; keep them apart from NodePorts and ip_local_port_range",
-    ),
-    setting(
-        Traffic,
-        "takeover",
-        Switch,
-        "BOOL",
-        "false",
-        "Leave TCP segments of connections that Steerway did not see start to the stack, where netfilter may own them; for a node that changes from kube-proxy",
-    ),
-    setting(
-        Traffic,
-        "no-ping",
-        Switch,
-        "BOOL",
-        "false",
-        "Do not answer pings to Service addresses",
-    ),
-    setting(
-        Traffic,
-        "refuse-with",
-        Value,
-        "rst|icmp",
-        "rst",
-        "How TCP connections to unserved ports are refused: by a reset, or by ICMP port unreachable as kube-proxy does",
-    ),
-    setting(
-        Traffic,
-        "answer-rate",
-        Value,
-        "NUMBER",
-        "1000",
-        "Refusals, ICMP errors and echo replies that each CPU may send in a second",
-    ),
-    setting(
-        Interfaces,
-        "uplink",
-        List,
-        "PATTERN,...",
-        "",
-        "Interfaces to treat as uplinks whatever they look like; `*` and `?` match as in a shell",
-    ),
-    setting(
-        Interfaces,
-        "tunnel",
-        List,
-        "PATTERN,...",
-        "",
-        "Interfaces to treat as tunnels",
-    ),
-    setting(
-        Interfaces,
-        "pod",
-        List,
-        "PATTERN,...",
-        "",
-        "Interfaces to treat as the host's end of a pod's link",
-    ),
-    setting(
-        Interfaces,
-        "ignore",
-        List,
-        "PATTERN,...",
-        "",
-        "Interfaces never to hook; stronger than the other patterns",
-    ),
-    setting(
-        Interfaces,
-        "attach",
-        Value,
-        "auto|tcx|clsact",
-        "auto",
-        "How programs are attached: tcx where the kernel has it (6.6 and newer), else clsact filters",
-    ),
-    setting(
-        Interfaces,
-        "xdp",
-        Value,
-        "auto|native|generic|off",
-        "auto",
-        "Where uplinks forward before the kernel makes a socket buffer: in drivers that can (veth pairs excepted), in the driver of every uplink, behind every driver (for tests), or nowhere",
-    ),
-    setting(
-        Flows,
-        "flow-entries",
-        Value,
-        "NUMBER",
-        "262144",
-        "Flows of each address family that the table is made for, a power of two; 256 bytes each for IPv4 and 512 for IPv6, reserved at the start; with another number the table starts anew",
-    ),
-    setting(
-        Flows,
-        "tcp-half-open-timeout",
-        Value,
-        "TIME",
-        "60s",
-        "Idle time of a TCP flow that was never established",
-    ),
-    setting(
-        Flows,
-        "tcp-established-timeout",
-        Value,
-        "TIME",
-        "24h",
-        "Idle time of an established TCP flow",
-    ),
-    setting(
-        Flows,
-        "tcp-half-closed-timeout",
-        Value,
-        "TIME",
-        "1h",
-        "Idle time of a TCP flow closed by one side",
-    ),
-    setting(
-        Flows,
-        "tcp-closed-timeout",
-        Value,
-        "TIME",
-        "60s",
-        "Idle time of a TCP flow closed by both sides or reset",
-    ),
-    setting(
-        Flows,
-        "udp-unreplied-timeout",
-        Value,
-        "TIME",
-        "30s",
-        "Idle time of a UDP flow without a reply",
-    ),
-    setting(
-        Flows,
-        "udp-replied-timeout",
-        Value,
-        "TIME",
-        "120s",
-        "Idle time of a UDP flow with replies",
-    ),
-    setting(
-        Agent,
-        "healthz-bind-address",
-        Value,
-        "ADDRESS:PORT",
-        "0.0.0.0:10256",
-        "Where /healthz (for load balancers) and /livez (for liveness probes) answer over HTTP, `none` for nowhere",
-    ),
-    setting(
-        Agent,
-        "metrics-bind-address",
-        Value,
-        "ADDRESS:PORT",
-        "127.0.0.1:10249",
-        "Where /metrics answers in Prometheus' format, `none` for nowhere",
-    ),
-    setting(
-        Agent,
-        "pin-dir",
-        Value,
-        "DIR",
-        "/sys/fs/bpf/steerway",
-        "Folder on a BPF file system that keeps programs and tables while no agent runs; one agent a folder",
-    ),
-    setting(
-        Agent,
-        "run-dir",
-        Value,
-        "DIR",
-        "",
-        "Folder of the agent's lock and socket [default: below /run/steerway, by the pin folder]",
-    ),
-    setting(
-        Agent,
-        "log-format",
-        Value,
-        "text|json",
-        "text",
-        "Form of the log lines on standard error",
-    ),
-    setting(
-        Agent,
-        "log-level",
-        Value,
-        "LEVEL",
-        "info",
-        "Least severe lines to log: error, warn, info, debug or trace",
-    ),
-];
-
 /// Where a value was given; prints as a user would name the place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -408,10 +132,25 @@ impl fmt::Display for Place {
 /// Values of one layer by flag.
 pub type Layer = BTreeMap<&'static str, (Place, Vec<String>)>;
 
+/// A value that has no effect here; told once, never an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unused {
+    /// Where it was given.
+    pub place: Place,
+    /// As it was given.
+    pub value: String,
+    /// Why it has none, or what to do about it.
+    pub reason: String,
+    /// Whether it should be corrected: nobody knows such a field.
+    pub wrong: bool,
+}
+
 /// The merged values of all layers.
 #[derive(Clone, Debug)]
 pub struct Settings {
     values: Layer,
+    /// Values without effect.
+    pub unused: Vec<Unused>,
 }
 
 impl Settings {
@@ -426,7 +165,10 @@ impl Settings {
         values.extend(file);
         values.extend(environment);
         values.extend(arguments);
-        Self { values }
+        Self {
+            values,
+            unused: Vec::new(),
+        }
     }
 
     /// Gives a value to a setting that no layer has and that has no default.

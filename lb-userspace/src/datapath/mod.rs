@@ -17,6 +17,7 @@ pub mod attach;
 pub mod checks;
 pub mod cleanup;
 pub mod clock;
+pub mod conntrack;
 pub mod interfaces;
 pub mod load;
 pub mod netlink;

@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::pins::{names, remove_if_there};
 
@@ -85,6 +86,9 @@ impl RunDir {
     /// # Errors
     /// The file cannot be read or written.
     pub fn remember(&self, key: &str, value: &str) -> io::Result<()> {
+        // Two parts of the agent may remember at one time.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.remembered()?;
         if known.iter().any(|entry| entry.key == key) {
             return Ok(());

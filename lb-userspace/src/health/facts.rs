@@ -5,22 +5,21 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::clock::Instant;
-use crate::observe::Histogram;
-
-/// A change that is not programmed for this long makes the node unhealthy: twice kube-proxy's sync period.
-const STUCK: Duration = Duration::from_mins(1);
+use crate::observe::Figures;
 
 /// The state of the node's Service proxy at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// A change that is not programmed for this long makes the node unhealthy: twice the sync period.
+    pub stuck_after: Duration,
     /// When the oldest change was seen that is not programmed yet.
     pub pending_since: Option<Instant>,
     /// When a change was last seen.
     pub queued_at: Option<SystemTime>,
     /// When everything that had been seen was last programmed.
     pub programmed_at: Option<SystemTime>,
-    /// How long cycles took.
-    pub sync: Histogram,
+    /// What metrics tell of the work so far.
+    pub figures: Figures,
     /// Whether load balancers may send traffic here: the Node is known, not being deleted and not scaled down.
     pub node_eligible: bool,
     /// The health check node ports to serve.
@@ -42,7 +41,7 @@ impl Facts {
     /// Whether changes get programmed. Starting up, idle and up to date are healthy.
     pub(super) fn is_healthy(&self, now: Instant) -> bool {
         self.pending_since
-            .is_none_or(|since| now.saturating_duration_since(since) < STUCK)
+            .is_none_or(|since| now.saturating_duration_since(since) < self.stuck_after)
     }
 }
 
@@ -52,9 +51,13 @@ mod tests {
     use crate::clock::now;
 
     #[test]
-    fn a_change_that_waits_for_a_minute_is_unhealthy() {
+    fn a_change_that_waits_too_long_is_unhealthy() {
+        const STUCK: Duration = Duration::from_mins(1);
         let at = now();
-        let mut facts = Facts::default();
+        let mut facts = Facts {
+            stuck_after: STUCK,
+            ..Facts::default()
+        };
         assert!(facts.is_healthy(at));
         facts.pending_since = Some(at);
         assert!(facts.is_healthy(at + STUCK - Duration::from_secs(1)));

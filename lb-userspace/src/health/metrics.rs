@@ -1,17 +1,21 @@
 //! `/metrics` in Prometheus' text format, and what else kube-proxy's metrics port answers.
 //!
 //! Names of kube-proxy (`kubeproxy_*`) are kept where they mean the same here, so that dashboards and alerts go on; both families
-//! are programmed together and told alike. Everything else begins with `steerway_`. There are no series per Service.
+//! are programmed together and told alike. Everything else begins with `steerway_`. There are series of each service port on request alone: a
+//! scrape stays below 500 series.
 
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ::http::StatusCode;
+
+use super::Told;
 use super::facts::Facts;
-use super::http::{Answer, Asked};
+use super::http::{self, Answer};
 use super::probe::Probe;
-use crate::observe::Histogram;
-use crate::status::report::Report;
+use crate::observe::{Changes, Histogram, verdict_of};
+use crate::status::report::{Report, ServiceItem};
 
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 
@@ -24,25 +28,27 @@ pub(super) struct ProbeCounts {
 
 impl ProbeCounts {
     /// Counts an answer.
-    pub(super) fn count(&self, probe: Probe, status: u16) {
+    pub(super) fn count(&self, probe: Probe, status: StatusCode) {
         let counts = match probe {
             Probe::Ready => &self.healthz,
             Probe::Live => &self.livez,
         };
-        counts[usize::from(status != 200)].fetch_add(1, Ordering::Relaxed);
+        counts[usize::from(status != StatusCode::OK)].fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Answers a request to the metrics port.
-pub(super) fn answer(asked: &Asked, report: impl FnOnce() -> Report, facts: &Facts, probes: &ProbeCounts) -> Answer {
-    match asked.path.as_str() {
-        "/metrics" => Answer {
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
-            ..Answer::text(200, &metrics(&report(), facts, probes))
-        },
-        "/healthz" => Answer::text(200, "ok"),
-        "/proxyMode" => Answer::text(200, "steerway"),
-        _ => Answer::text(404, "404 page not found\n"),
+pub(super) fn answer(path: &str, told: &Told, facts: &Facts, probes: &ProbeCounts) -> Answer {
+    match path {
+        "/metrics" => {
+            let services = told.services.as_ref().map(|services| services());
+            let page = metrics(&(told.report)(), services.as_deref(), facts, probes);
+            http::answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
+        }
+        "/healthz" => http::text(StatusCode::OK, "ok"),
+        "/configz" => http::json(StatusCode::OK, told.configz.to_string()),
+        "/proxyMode" => http::text(StatusCode::OK, "steerway"),
+        _ => http::not_found(),
     }
 }
 
@@ -82,28 +88,27 @@ impl Page {
         }
     }
 
-    fn histogram(&mut self, name: &str, help: &str, times: &Histogram) {
+    /// A histogram of each family.
+    fn histograms(&mut self, name: &str, help: &str, [v4, v6]: [&Histogram; 2]) {
         self.begin(name, "histogram", help);
-        for family in FAMILIES {
-            let bucket = format!("{name}_bucket");
+        let (bucket, sum, count) = (format!("{name}_bucket"), format!("{name}_sum"), format!("{name}_count"));
+        for (family, times) in FAMILIES.into_iter().zip([v4, v6]) {
             for (bound, count) in times.cumulative() {
                 let bound = bound.as_secs_f64().to_string();
                 self.sample(&bucket, &[("ip_family", family), ("le", &bound)], count);
             }
             self.sample(&bucket, &[("ip_family", family), ("le", "+Inf")], times.count);
-            self.sample(
-                &format!("{name}_sum"),
-                &[("ip_family", family)],
-                times.sum.as_secs_f64(),
-            );
-            self.sample(&format!("{name}_count"), &[("ip_family", family)], times.count);
+            self.sample(&sum, &[("ip_family", family)], times.sum.as_secs_f64());
+            self.sample(&count, &[("ip_family", family)], times.count);
         }
     }
 }
 
-fn metrics(report: &Report, facts: &Facts, probes: &ProbeCounts) -> String {
+fn metrics(report: &Report, services: Option<&[ServiceItem]>, facts: &Facts, probes: &ProbeCounts) -> String {
     let mut page = Page::default();
     of_kube_proxy(&mut page, facts, probes);
+    page.begin("steerway_build_info", "gauge", "The agent's version.");
+    page.sample("steerway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.single(
         "steerway_ready",
         "gauge",
@@ -167,17 +172,82 @@ fn metrics(report: &Report, facts: &Facts, probes: &ProbeCounts) -> String {
     }
     page.begin("steerway_packets_total", "counter", "Packets by what was decided.");
     for (reason, count) in &report.reasons {
-        page.sample("steerway_packets_total", &[("reason", reason)], count);
+        let labels = [("verdict", verdict_of(reason)), ("reason", reason.as_str())];
+        page.sample("steerway_packets_total", &labels, count);
+    }
+    if let Some(services) = services {
+        of_services(&mut page, services);
     }
     page.0
 }
 
-fn of_kube_proxy(page: &mut Page, facts: &Facts, probes: &ProbeCounts) {
-    page.histogram(
-        "kubeproxy_sync_proxy_rules_duration_seconds",
-        "Duration of cycles that ended well.",
-        &facts.sync,
+/// Endpoints of each service port by whether new flows may get them, and by state.
+fn of_services(page: &mut Page, services: &[ServiceItem]) {
+    const NAME: &str = "steerway_service_endpoints";
+    page.begin(
+        NAME,
+        "gauge",
+        "Endpoints of a service port, by use on this node and state.",
     );
+    for service in services {
+        for (used, ready) in [(true, true), (true, false), (false, true), (false, false)] {
+            let endpoints = service.endpoints.iter().filter(|e| e.used == used);
+            let count = endpoints.filter(|e| (e.state == "Ready") == ready).count();
+            let labels = [
+                ("namespace", service.namespace.as_str()),
+                ("service", &service.name),
+                ("port", &service.port_name),
+                ("protocol", &service.protocol),
+                ("ip_family", &service.family),
+                ("used", if used { "yes" } else { "no" }),
+                ("ready", if ready { "yes" } else { "no" }),
+            ];
+            page.sample(NAME, &labels, count);
+        }
+    }
+}
+
+fn of_kube_proxy(page: &mut Page, facts: &Facts, probes: &ProbeCounts) {
+    let figures = &facts.figures;
+    for (name, help, times) in [
+        (
+            "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Duration of cycles that ended well.",
+            &figures.cycles,
+        ),
+        (
+            "kubeproxy_sync_full_proxy_rules_duration_seconds",
+            "Duration of cycles that looked at all tables first.",
+            &figures.full_cycles,
+        ),
+        (
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+            "Duration of the other cycles.",
+            &figures.partial_cycles,
+        ),
+    ] {
+        page.histograms(name, help, [times, times]);
+    }
+    let [v4, v6] = &figures.programming;
+    page.histograms(
+        "kubeproxy_network_programming_duration_seconds",
+        "From what triggered a change of endpoints, as the controller noted it, to its programming.",
+        [v4, v6],
+    );
+    for (kind, changes) in [("service", figures.services), ("endpoint", figures.slices)] {
+        let Changes { total, pending } = changes;
+        let name = |what: &str| format!("kubeproxy_sync_proxy_rules_{kind}_changes_{what}");
+        page.single(&name("total"), "counter", "Changes that were seen.", total);
+        page.single(&name("pending"), "gauge", "Changes that are not programmed.", pending);
+    }
+    let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+    let help = "Service ports with policy Local whose endpoints are all on other nodes.";
+    page.begin(name, "gauge", help);
+    for (policy, counts) in ["internal", "external"].into_iter().zip(figures.no_local_endpoints) {
+        for (family, count) in FAMILIES.into_iter().zip(counts) {
+            page.sample(name, &[("traffic_policy", policy), ("ip_family", family)], count);
+        }
+    }
     page.families(
         "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
         "When the tables were last brought up to date.",
@@ -211,31 +281,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_page_names_every_series_once_and_stays_small() {
-        let mut facts = Facts {
-            programmed_at: Some(UNIX_EPOCH + Duration::from_millis(1500)),
-            ..Facts::default()
-        };
-        facts.sync.add(Duration::from_millis(3));
-        let probes = ProbeCounts::default();
-        probes.count(Probe::Ready, 503);
-        let mut report = Report::default();
-        for number in 0..200 {
-            report.reasons.insert(format!("reason {number}"), number);
-        }
-        let text = metrics(&report, &facts, &probes);
-        for line in [
-            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.004\"} 1",
-            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.002\"} 0",
-            "kubeproxy_sync_proxy_rules_duration_seconds_sum{ip_family=\"IPv4\"} 0.003",
-            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} 1.5",
-            "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
-            "steerway_ready 0",
-            "steerway_packets_total{reason=\"reason 7\"} 7",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
-        }
+    /// Every line that is a series; each but once.
+    #[track_caller]
+    fn series(text: &str) -> Vec<&str> {
         let series: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let names: std::collections::BTreeSet<&str> = series
             .iter()
@@ -243,6 +291,83 @@ mod tests {
             .map(|(name, _)| name)
             .collect();
         assert_eq!(names.len(), series.len());
-        assert!(series.len() < 500, "{} series", series.len());
+        series
+    }
+
+    #[test]
+    fn a_page_names_every_series_once() {
+        let mut facts = Facts {
+            programmed_at: Some(UNIX_EPOCH + Duration::from_millis(1500)),
+            ..Facts::default()
+        };
+        facts.figures.cycles.add(Duration::from_millis(3));
+        facts.figures.programming[1].add(Duration::from_millis(700));
+        facts.figures.slices = Changes { total: 7, pending: 2 };
+        facts.figures.no_local_endpoints[1][0] = 3;
+        let probes = ProbeCounts::default();
+        probes.count(Probe::Ready, StatusCode::SERVICE_UNAVAILABLE);
+        let mut report = Report::default();
+        for (number, reason) in lb_common::verdict::Reason::ALL.iter().enumerate() {
+            report.reasons.insert(reason.name().to_owned(), number as u64);
+        }
+        let text = metrics(&report, None, &facts, &probes);
+        let series = series(&text);
+        for line in [
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.004\"} 1",
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.002\"} 0",
+            "kubeproxy_sync_proxy_rules_duration_seconds_sum{ip_family=\"IPv4\"} 0.003",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} 1.5",
+            "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"1\"} 1",
+            "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv6\",le=\"0.5\"} 0",
+            "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} 0",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total 7",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending 2",
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\",ip_family=\"IPv4\"} 3",
+            "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
+            "steerway_ready 0",
+            "steerway_packets_total{verdict=\"dropped\",reason=\"no_local_endpoints\"} 10",
+            "steerway_packets_total{verdict=\"forwarded\",reason=\"forward\"} 2",
+        ] {
+            assert!(series.contains(&line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn service_ports_are_told_on_request() {
+        let endpoint = |used, state: &str| crate::status::report::EndpointItem {
+            address: "10.244.0.1".to_owned(),
+            port: 80,
+            node: None,
+            local: true,
+            state: state.to_owned(),
+            used,
+            why: String::new(),
+        };
+        let service = ServiceItem {
+            namespace: "default".to_owned(),
+            name: "web".to_owned(),
+            protocol: "TCP".to_owned(),
+            family: "IPv4".to_owned(),
+            endpoints: vec![
+                endpoint(true, "Ready"),
+                endpoint(false, "NotReady"),
+                endpoint(false, "Terminating"),
+            ],
+            ..ServiceItem::default()
+        };
+        let other = ServiceItem {
+            name: "other".to_owned(),
+            ..service.clone()
+        };
+        let (facts, probes) = (Facts::default(), ProbeCounts::default());
+        let text = metrics(&Report::default(), Some(&[service, other]), &facts, &probes);
+        let labels = "namespace=\"default\",service=\"web\",port=\"\",protocol=\"TCP\",ip_family=\"IPv4\"";
+        let series = series(&text);
+        for line in [
+            format!("steerway_service_endpoints{{{labels},used=\"yes\",ready=\"yes\"}} 1"),
+            format!("steerway_service_endpoints{{{labels},used=\"no\",ready=\"no\"}} 2"),
+        ] {
+            assert!(series.contains(&line.as_str()), "{line} is not in\n{text}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,10 +21,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 pub use facts::{Check, Facts};
+pub use node_ports::{FailedCheck, FailedChecks};
 
 use crate::clock::{now, wall};
-use crate::status::report::Report;
-use http::{Answer, Asked, serve};
+use crate::status::report::{Report, ServiceItem};
+use http::{not_found, serve};
 use metrics::ProbeCounts;
 use node_ports::NodePortServers;
 use probe::Probe;
@@ -40,13 +42,19 @@ pub struct Addresses {
     pub metrics: Option<SocketAddr>,
 }
 
-/// Serves probes, metrics (which also tell of `report`) and all health check node ports, until the sender of the facts is
+/// What the metrics port tells beside the facts, read anew for each request.
+pub struct Told {
+    /// The agent's state.
+    pub report: Box<dyn Fn() -> Report + Send + Sync>,
+    /// The service ports, where metrics shall tell of each.
+    pub services: Option<Box<dyn Fn() -> Vec<ServiceItem> + Send + Sync>>,
+    /// The configuration in force.
+    pub configz: Value,
+}
+
+/// Serves probes, metrics and all health check node ports, until the sender of the facts is
 /// dropped.
-pub async fn run(
-    addresses: Addresses,
-    facts: watch::Receiver<Facts>,
-    report: impl Fn() -> Report + Send + Sync + 'static,
-) {
+pub async fn run(addresses: Addresses, facts: watch::Receiver<Facts>, failed: watch::Sender<FailedChecks>, told: Told) {
     let counts = Arc::new(ProbeCounts::default());
     let mut servers = JoinSet::new();
     if let Some(address) = addresses.healthz {
@@ -56,35 +64,41 @@ pub async fn run(
         let facts = facts.clone();
         servers.spawn(async move {
             let listener = bind(address, "metrics").await;
-            serve(listener, move |asked| {
-                metrics::answer(asked, &report, &facts.borrow(), &counts)
+            serve(listener, move |path| {
+                metrics::answer(path, &told, &facts.borrow(), &counts)
             })
             .await;
         });
     }
-    node_ports(facts).await;
+    node_ports(facts, failed).await;
 }
 
 async fn probes(address: SocketAddr, facts: watch::Receiver<Facts>, counts: Arc<ProbeCounts>) {
     let listener = bind(address, "healthz").await;
-    serve(listener, move |asked: &Asked| {
-        let probe = match asked.path.as_str() {
+    serve(listener, move |path| {
+        let probe = match path {
             "/healthz" => Probe::Ready,
             "/livez" => Probe::Live,
-            _ => return Answer::text(404, "404 page not found\n"),
+            _ => return not_found(),
         };
         let answer = probe::answer(probe, &facts.borrow(), now(), wall());
-        counts.count(probe, answer.status);
+        counts.count(probe, answer.status());
         answer
     })
     .await;
 }
 
-async fn node_ports(mut facts: watch::Receiver<Facts>) {
+async fn node_ports(mut facts: watch::Receiver<Facts>, failed: watch::Sender<FailedChecks>) {
     let mut servers = NodePortServers::default();
     loop {
         facts.borrow_and_update();
-        let ended = if servers.follow(&facts).await {
+        let all = servers.follow(&facts).await;
+        failed.send_if_modified(|known| {
+            let news = known != servers.failed();
+            known.clone_from(servers.failed());
+            news
+        });
+        let ended = if all {
             facts.changed().await.is_err()
         } else {
             timeout(RETRY, facts.changed())

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use http::StatusCode;
+use http::header::HeaderName;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -14,18 +16,40 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::facts::{Check, Facts};
-use super::http::{Answer, serve};
+use super::http::{Answer, json, serve, text};
 use crate::clock::now;
+
+/// The header by which a load balancer learns how many endpoints there are.
+const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 /// The running servers.
 #[derive(Default)]
 pub(super) struct NodePortServers {
     running: BTreeMap<SocketAddr, JoinHandle<()>>,
     /// Ports that could not be bound.
-    failed: BTreeMap<SocketAddr, String>,
+    failed: FailedChecks,
+}
+
+/// Health check node ports that cannot be served at present.
+pub type FailedChecks = BTreeMap<SocketAddr, FailedCheck>;
+
+/// Whose health check node port cannot be served, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedCheck {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl NodePortServers {
+    /// What cannot be served at present.
+    pub(super) fn failed(&self) -> &FailedChecks {
+        &self.failed
+    }
+
     /// Starts and ends servers, so that those run that the facts want. Returns whether all of them do.
     pub(super) async fn follow(&mut self, facts: &watch::Receiver<Facts>) -> bool {
         let wanted: Vec<SocketAddr> = facts.borrow().checks.keys().copied().collect();
@@ -46,10 +70,24 @@ impl NodePortServers {
                     }
                 }
                 Err(error) => {
+                    let check = facts.borrow().checks.get(&address).cloned();
+                    let Some(Check { namespace, name, .. }) = check else {
+                        continue;
+                    };
                     let reason = error.to_string();
-                    if self.failed.insert(address, reason.clone()).as_ref() != Some(&reason) {
-                        let service = facts.borrow().checks.get(&address).map(service_name);
-                        warn!(%address, service, error = reason, "health check node port cannot be served, tried again");
+                    let failure = FailedCheck {
+                        namespace,
+                        name,
+                        reason,
+                    };
+                    if self.failed.get(&address) != Some(&failure) {
+                        let FailedCheck {
+                            namespace,
+                            name,
+                            reason,
+                        } = &failure;
+                        warn!(%address, namespace, name, error = reason, "health check node port cannot be served, tried again");
+                        self.failed.insert(address, failure);
                     }
                 }
             }
@@ -64,33 +102,32 @@ impl Drop for NodePortServers {
     }
 }
 
-fn service_name(check: &Check) -> String {
-    format!("{}/{}", check.namespace, check.name)
-}
-
 /// The answer of the server at `address`; its Service may have gone a moment ago.
 fn answer(facts: &Facts, address: SocketAddr) -> Answer {
     let Some(check) = facts.checks.get(&address) else {
-        return Answer::text(503, "no such Service\n");
+        return text(StatusCode::SERVICE_UNAVAILABLE, "no such Service\n");
     };
     let healthy = facts.is_healthy(now());
     let count = check.local_endpoints;
-    let text = |text: &str| Value::from(text).to_string();
+    let quoted = |text: &str| Value::from(text).to_string();
     let body = format!(
         "{{\n\t\"service\": {{\n\t\t\"namespace\": {},\n\t\t\"name\": {}\n\t}},\n\t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
-        text(&check.namespace),
-        text(&check.name),
+        quoted(&check.namespace),
+        quoted(&check.name),
     );
-    let mut answer = Answer::json(if healthy && count > 0 { 200 } else { 503 }, body);
-    answer
-        .headers
-        .push(("X-Load-Balancing-Endpoint-Weight", count.to_string()));
+    let status = if healthy && count > 0 {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let mut answer = json(status, body);
+    answer.headers_mut().insert(WEIGHT, count.into());
     answer
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::json as object;
 
     use super::*;
 
@@ -111,17 +148,13 @@ mod tests {
         let address = "127.0.0.1:1".parse().unwrap();
         for (count, status) in [(0, 503), (2, 200)] {
             let answer = answer(&facts(address, count), address);
-            assert_eq!(answer.status, status);
-            assert!(
-                answer
-                    .headers
-                    .contains(&("X-Load-Balancing-Endpoint-Weight", count.to_string()))
-            );
-            let body: Value = serde_json::from_str(&answer.body).unwrap();
-            let expected = json!({ "service": { "namespace": "ns", "name": "web" }, "localEndpoints": count, "serviceProxyHealthy": true });
+            assert_eq!(answer.status(), status);
+            assert_eq!(answer.headers()[WEIGHT], count.to_string());
+            let body: Value = serde_json::from_str(answer.body()).unwrap();
+            let expected = object!({ "service": { "namespace": "ns", "name": "web" }, "localEndpoints": count, "serviceProxyHealthy": true });
             assert_eq!(body, expected);
         }
-        assert_eq!(answer(&Facts::default(), address).status, 503);
+        assert_eq!(answer(&Facts::default(), address).status(), 503);
     }
 
     #[tokio::test]

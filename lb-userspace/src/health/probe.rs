@@ -5,11 +5,12 @@
 
 use std::time::SystemTime;
 
+use http::StatusCode;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::facts::Facts;
-use super::http::Answer;
+use super::http::{Answer, json as json_answer};
 use crate::clock::Instant;
 
 /// The time of what never happened, as Go writes it.
@@ -42,7 +43,12 @@ pub(super) fn answer(probe: Probe, facts: &Facts, now: Instant, wall: SystemTime
     }
     body.insert("healthy".to_owned(), healthy.into());
     body.insert("status".to_owned(), json!({ "IPv4": family, "IPv6": family }));
-    Answer::json(if good { 200 } else { 503 }, Value::Object(body).to_string())
+    let status = if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json_answer(status, Value::Object(body).to_string())
 }
 
 /// A time as RFC 3339 has it.
@@ -59,7 +65,7 @@ mod tests {
 
     fn check(probe: Probe, facts: &Facts, at: Instant) -> (u16, Value) {
         let answer = answer(probe, facts, at, UNIX_EPOCH + Duration::from_secs(1_800_000_001));
-        (answer.status, serde_json::from_str(&answer.body).unwrap())
+        (answer.status().as_u16(), serde_json::from_str(answer.body()).unwrap())
     }
 
     #[test]
@@ -92,6 +98,7 @@ mod tests {
     fn a_stuck_change_fails_both() {
         let at = now();
         let facts = Facts {
+            stuck_after: Duration::from_mins(1),
             pending_since: Some(at),
             node_eligible: true,
             ..Facts::default()

@@ -55,6 +55,7 @@ impl SliceObject {
                         mirrored: true,
                         headless: is_headless(metadata),
                         family,
+                        triggered_at: None,
                         ports: ports.clone(),
                         endpoints,
                     },

@@ -45,7 +45,7 @@ pub use object::{ObjectKey, ObjectKind, ObjectRef, Rejection};
 pub use port::Protocol;
 pub use service::{AddressField, NotProxied, PortObject, ServiceObject, TrafficPolicy};
 pub use service_cidr::service_ranges;
-pub use slice::{Conditions, EndpointObject, Hints, SliceObject, SlicePort};
+pub use slice::{Conditions, EndpointObject, Hints, SliceObject, SlicePort, TRIGGER_ANNOTATION};
 
 /// All objects at one moment. Cheap to clone: objects are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

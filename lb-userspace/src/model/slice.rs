@@ -6,9 +6,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 
 use super::address::{Family, parse_address, unusable_endpoint};
 use super::names::Names;
@@ -19,6 +21,8 @@ use super::service_address::not_an_address;
 
 /// The label that names a slice's Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// The annotation that tells when what changed a slice last happened.
+pub const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// The label that keeps a slice from proxies; its mere presence counts.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
@@ -33,6 +37,8 @@ pub struct SliceObject {
     pub headless: bool,
     /// The family of every address in it.
     pub family: Family,
+    /// When what changed it last happened, as the controller noted; shown, never used for selection.
+    pub triggered_at: Option<SystemTime>,
     /// The ports that every endpoint in it has.
     pub ports: Box<[SlicePort]>,
     /// The endpoints.
@@ -131,6 +137,7 @@ impl SliceObject {
             mirrored: false,
             headless: is_headless(&object.metadata),
             family,
+            triggered_at: triggered_at(&object.metadata),
             ports: ports(object, names, &mut report),
             endpoints: endpoints(object, family, names, &mut report),
         };
@@ -147,6 +154,12 @@ impl SliceObject {
 /// Whether proxies must not see the object's endpoints.
 pub(super) fn is_headless(metadata: &ObjectMeta) -> bool {
     label(metadata, HEADLESS_LABEL).is_some()
+}
+
+/// The time of the annotation that the EndpointSlice controller writes; none that cannot be read.
+fn triggered_at(metadata: &ObjectMeta) -> Option<SystemTime> {
+    let text = metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
+    text.parse::<Timestamp>().ok().map(SystemTime::from)
 }
 
 /// The value of a label.

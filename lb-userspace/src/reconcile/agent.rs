@@ -13,23 +13,25 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinError;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::host::{HostStartError, KernelHost};
 use super::sweep::FlowSweep;
 use super::{Parts, Reconciler};
 use crate::clock;
-use crate::config::{Attach, Config, Source};
+use crate::config::{Attach, Config, Source, Unused};
 use crate::datapath::attach::{Attacher, Kind};
 use crate::datapath::clock::{Clock, ClockError};
+use crate::datapath::conntrack;
 use crate::datapath::load::{self, LoadError, LoadOptions, Loaded};
 use crate::datapath::pins::{PinDir, PinError, PinLock};
 use crate::datapath::probe::Features;
 use crate::datapath::run_dir::RunDir;
 use crate::datapath::ways::WayWatch;
-use crate::health::{self, Facts};
+use crate::health::{self, Facts, Told};
 use crate::maps::{BpfStore, MapStore, OpenError, pinned_seed};
 use crate::source::{folder, kubernetes};
+use crate::status::report::{ServiceFilter, UnusedSetting};
 use crate::status::{Answers as _, Board, Identity, ListenError, Server, State};
 
 /// How long a start waits for another agent of the pin folder to end.
@@ -148,13 +150,30 @@ impl Agent {
             started,
             source_kind: source_kind.to_owned(),
             source_location,
+            unused_settings: config.unused.iter().map(unused_setting).collect(),
         };
+        for unused in &config.unused {
+            let (setting, value, reason) = (&unused.place, &unused.value, &unused.reason);
+            if unused.wrong {
+                warn!(%setting, value, reason, "setting is not known and has no effect");
+            } else {
+                info!(%setting, value, reason, "setting has no effect here");
+            }
+        }
         let facts = watch::Sender::new(Facts::default());
         let board = Arc::new(Board::new(identity, state.subscribe(), source.handle()));
         tokio::spawn(Server::bind(run_dir.root())?.serve(Arc::clone(&board)));
-        let report = Arc::clone(&board);
-        tokio::spawn(health::run(config.listen, facts.subscribe(), move || report.report()));
-        tokio::spawn(super::health::tell(state.subscribe(), facts));
+        let failed_checks = watch::Sender::default();
+        if let Source::Kubernetes(access) = &config.source {
+            let (notices, node_name) = (watch::Sender::default(), config.node_name.clone());
+            let recorded = notices.subscribe();
+            tokio::spawn(kubernetes::record(access.clone(), node_name.as_str().into(), recorded));
+            let failed = failed_checks.subscribe();
+            tokio::spawn(super::notices::tell(node_name, state.subscribe(), failed, notices));
+        }
+        let told = told(&config, &board);
+        tokio::spawn(health::run(config.listen, facts.subscribe(), failed_checks, told));
+        tokio::spawn(super::health::tell(config.sync_period, state.subscribe(), facts));
 
         // Should the tables have to be made anew, ports are chosen as before: most connections find their way again.
         let seed = match pinned_seed(&pins.maps()) {
@@ -181,6 +200,7 @@ impl Agent {
             .map_err(process("open an rtnetlink socket"))?
             .with_xdp(config.xdp);
         let ways = WayWatch::start(Arc::clone(&store)).map_err(process("open an rtnetlink socket"))?;
+        tokio::spawn(conntrack::keep(config.conntrack, run_dir.clone()));
         let host = KernelHost::start(config.interfaces.clone(), attacher, run_dir).await?;
         let sweep = Arc::new(FlowSweep::new(clock));
         let reconciler = Reconciler::new(Parts {
@@ -198,6 +218,28 @@ impl Agent {
             _ways: ways,
             _lock: lock,
         })
+    }
+}
+
+/// What the metrics port tells of an agent.
+fn told(config: &Config, board: &Arc<Board>) -> Told {
+    let (reporting, listing) = (Arc::clone(board), Arc::clone(board));
+    Told {
+        report: Box::new(move || reporting.report()),
+        services: config
+            .service_metrics
+            .then(|| Box::new(move || listing.services(&ServiceFilter::default())) as Box<_>),
+        configz: config.configz(),
+    }
+}
+
+/// A value without effect as `status` tells it.
+fn unused_setting(unused: &Unused) -> UnusedSetting {
+    UnusedSetting {
+        setting: unused.place.to_string(),
+        value: unused.value.clone(),
+        reason: unused.reason.clone(),
+        wrong: unused.wrong,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::datapath::interfaces::InterfaceTable;
 use crate::datapath::steer::SteerDevice;
 use crate::maps::{Dump, MapError, MapStore};
-use crate::model::{self, DesiredState, ModelConfig, Rejection};
+use crate::model::{self, BackendSet, DesiredState, Family, FrontendKind, ModelConfig, Rejection, TrafficPolicy};
 use crate::plan::{NodeTables, Planner};
 use crate::source::SourceState;
 
@@ -32,6 +32,8 @@ impl Fixed {
     pub(super) fn new(config: Config, hz: u32, seed: u64) -> Self {
         let model = ModelConfig {
             nodeport_addresses: config.nodeport_addresses.clone(),
+            bind_address: config.bind_address,
+            allow_external_ips: config.external_ips,
             ..ModelConfig::new(&config.node_name)
         };
         Self {
@@ -85,6 +87,8 @@ pub(super) struct Published {
     pub(super) starved: bool,
     /// Devices without room.
     pub(super) devices_left_out: usize,
+    /// Service ports with policy Local that have endpoints elsewhere alone: internal and external, by family.
+    pub(super) no_local_endpoints: [[u64; 2]; 2],
     /// True when the planner was made from a dump.
     pub(super) adopted: bool,
 }
@@ -131,6 +135,7 @@ impl Work {
             .collect();
         rejections.sort();
         rejections.dedup();
+        let no_local_endpoints = no_local_endpoints(&desired);
         Ok(Published {
             planner,
             desired: Arc::new(desired),
@@ -142,9 +147,26 @@ impl Work {
             times,
             starved: plan.starved,
             devices_left_out: plan.devices_left_out,
+            no_local_endpoints,
             adopted,
         })
     }
+}
+
+/// Service ports whose traffic of one kind finds no endpoint, although there are some on other nodes.
+fn no_local_endpoints(desired: &DesiredState) -> [[u64; 2]; 2] {
+    let mut counts = [[0; 2]; 2];
+    for (key, port) in &desired.service_ports {
+        if !port.has_any || port.set(BackendSet::Local).next().is_some() {
+            continue;
+        }
+        let external = port.frontends.iter().any(|f| f.kind != FrontendKind::ClusterIp);
+        let local = [(true, port.internal_policy), (external, port.external_policy)];
+        for (count, (applies, policy)) in counts.iter_mut().zip(local) {
+            count[usize::from(key.family == Family::V6)] += u64::from(applies && policy == TrafficPolicy::Local);
+        }
+    }
+    counts
 }
 
 /// Every address that belongs to a Service, NodePorts excepted.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -10,9 +11,12 @@ use crate::model::{DesiredState, Family};
 use crate::status::State;
 
 /// Keeps facts up to date with the loop's state, until one of both ends.
-pub(super) async fn tell(mut state: watch::Receiver<State>, facts: watch::Sender<Facts>) {
+pub(super) async fn tell(sync_period: Duration, mut state: watch::Receiver<State>, facts: watch::Sender<Facts>) {
     loop {
-        let new = of(&state.borrow_and_update());
+        let new = Facts {
+            stuck_after: sync_period * 2,
+            ..of(&state.borrow_and_update())
+        };
         facts.send_if_modified(|known| {
             let news = *known != new;
             *known = new;
@@ -27,10 +31,11 @@ pub(super) async fn tell(mut state: watch::Receiver<State>, facts: watch::Sender
 fn of(state: &State) -> Facts {
     let desired = state.desired.as_deref();
     Facts {
+        stuck_after: Duration::ZERO,
         pending_since: state.pending_since,
         queued_at: state.queued_at,
         programmed_at: state.programmed_at,
-        sync: state.sync,
+        figures: state.figures.clone(),
         node_eligible: desired.is_some_and(|desired| desired.node.eligible),
         checks: desired.map(|desired| checks(desired, state)).unwrap_or_default(),
     }

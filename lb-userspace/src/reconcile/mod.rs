@@ -17,10 +17,12 @@
 //! - When the loop ends, everything stays: forwarding goes on.
 
 mod agent;
+mod changes;
 mod cycle;
 mod health;
 mod host;
 mod linger;
+mod notices;
 mod pace;
 mod readiness;
 mod steps;
@@ -54,6 +56,7 @@ use crate::maps::MapStore;
 use crate::plan::Planner;
 use crate::source::Source;
 use crate::status::State;
+use changes::Tracker;
 use cycle::Fixed;
 use linger::Lingering;
 use pace::Pace;
@@ -111,6 +114,8 @@ pub struct Reconciler<H> {
     starved: Starved,
     /// The last errors that were logged.
     logged: Vec<String>,
+    /// What changed and is not programmed.
+    changes: Tracker,
 }
 
 /// Whether the last cycle left something out that will fit when room becomes free.
@@ -137,6 +142,7 @@ impl<H: Host> Reconciler<H> {
             random,
         } = parts;
         Self {
+            pace: Pace::with_least(config.min_sync_period),
             fixed: Arc::new(Fixed::new(config, hz, random)),
             source,
             source_ended: false,
@@ -146,7 +152,6 @@ impl<H: Host> Reconciler<H> {
             store,
             host,
             planner: None,
-            pace: Pace::default(),
             random,
             state,
             changed_at: Some(now()),
@@ -156,6 +161,7 @@ impl<H: Host> Reconciler<H> {
             filled: false,
             starved: Starved::No,
             logged: Vec::new(),
+            changes: Tracker::new(wall()),
         }
     }
 
@@ -209,7 +215,9 @@ impl<H: Host> Reconciler<H> {
     /// Tells what the source holds, before anything of it is programmed.
     fn see_source(&mut self) {
         let source = self.source.handle().state();
+        let changes = &mut self.changes;
         self.state.send_modify(|state| {
+            changes.see(source.generation, &source.snapshot, &mut state.figures);
             if source.generation > state.seen {
                 state.seen_at = Some(now());
                 state.queued_at = Some(wall());

@@ -19,12 +19,22 @@ const LAST_RETRY: Duration = Duration::from_secs(10);
 /// The history that decides when to go on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
+    /// Least pause, from the configuration.
+    least: Duration,
     not_before: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
 }
 
 impl Pace {
+    /// A pace that never pauses shorter than `least`.
+    pub(super) fn with_least(least: Duration) -> Self {
+        Self {
+            least,
+            ..Self::default()
+        }
+    }
+
     /// When a cycle for a change that was seen at `now` may begin.
     pub(super) fn after_change(&self, now: Instant) -> Instant {
         self.not_before.map_or(now, |at| at.max(now))
@@ -52,7 +62,7 @@ impl Pace {
     }
 
     fn paused(&mut self, began: Instant, ended: Instant) {
-        self.not_before = Some(ended + ((ended - began) * 2).clamp(SHORTEST, LONGEST));
+        self.not_before = Some(ended + ((ended - began) * 2).clamp(SHORTEST, LONGEST).max(self.least));
     }
 }
 
@@ -62,6 +72,14 @@ mod tests {
     use crate::clock::now;
 
     const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_configured_pause_is_kept() {
+        let start = now();
+        let mut pace = Pace::with_least(MS * 3000);
+        pace.succeeded(start, start + MS);
+        assert_eq!(pace.after_change(start), start + MS * 3001);
+    }
 
     #[test]
     fn an_idle_loop_begins_at_once() {

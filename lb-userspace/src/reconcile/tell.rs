@@ -46,13 +46,14 @@ impl<H: Host> Reconciler<H> {
             message: m.clone(),
         });
         not_ready.extend(host);
+        let changes = &mut self.changes;
         self.state.send_modify(|state| {
             state.attachments = attachments;
             state.error = (!errors.is_empty()).then(|| errors.join("; "));
             if errors.is_empty() {
                 state.cycles += 1;
                 state.success_at = Some(now());
-                state.sync.add(took);
+                state.figures.cycles.add(took);
             } else {
                 state.failures += 1;
             }
@@ -61,7 +62,16 @@ impl<H: Host> Reconciler<H> {
                 let (left_out, starved) = (published.devices_left_out, published.starved);
                 state.warnings = readiness::warnings(table, conflicts, left_out, starved);
                 state.programmed = source.generation;
-                state.programmed_at = Some(wall());
+                let at = wall();
+                state.programmed_at = Some(at);
+                let figures = &mut state.figures;
+                changes.programmed(source.generation, at, figures);
+                figures.no_local_endpoints = published.no_local_endpoints;
+                if published.adopted {
+                    figures.full_cycles.add(took);
+                } else {
+                    figures.partial_cycles.add(took);
+                }
                 state.pending_since = state.seen_at.filter(|_| state.seen > state.programmed);
                 state.nodeport_addresses.clone_from(&published.nodeport_addresses);
                 state.rejections = published.rejections.clone().into();

@@ -9,14 +9,14 @@ use tokio::sync::watch;
 
 use super::report::{
     Agent, Attachment, Cause, FlowSummary, Listed, NotReady, ReconcileState, Report, ServiceFilter, ServiceItem,
-    SourceState, TableFill,
+    SourceState, TableFill, UnusedSetting,
 };
 use super::server::Answers;
 use super::services::service_items;
 use crate::clock::{Instant, now};
 use crate::maps::MapStore;
 use crate::model::{DesiredState, Rejection};
-use crate::observe::{Histogram, reason_counters};
+use crate::observe::{Figures, reason_counters};
 use crate::source::{FileError, SourceHandle};
 
 /// What the loop tells.
@@ -34,8 +34,8 @@ pub struct State {
     pub programmed: u64,
     /// When a change was last seen, for people.
     pub queued_at: Option<SystemTime>,
-    /// How long cycles took that ended well.
-    pub sync: Histogram,
+    /// What metrics tell of the work so far.
+    pub figures: Figures,
     /// When the tables were last written, or found to be as they should.
     pub programmed_at: Option<SystemTime>,
     /// This node's addresses that serve NodePorts.
@@ -132,6 +132,8 @@ pub struct Identity {
     pub source_kind: String,
     /// Where the source reads.
     pub source_location: String,
+    /// Settings that were given and have no effect.
+    pub unused_settings: Vec<UnusedSetting>,
 }
 
 /// Answers for the socket.
@@ -187,6 +189,7 @@ impl Answers for Board {
             ready: not_ready.is_empty(),
             not_ready,
             warnings: state.warnings.into_iter().chain(unread).collect(),
+            unused_settings: self.identity.unused_settings.clone(),
             source: Some(SourceState {
                 kind: self.identity.source_kind.clone(),
                 location: self.identity.source_location.clone(),

@@ -25,6 +25,9 @@ pub struct Report {
     pub not_ready: Vec<NotReady>,
     /// What works, but should be looked at.
     pub warnings: Vec<String>,
+    /// Settings that were given and have no effect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unused_settings: Vec<UnusedSetting>,
     /// The source; absent while no agent runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceState>,
@@ -43,6 +46,20 @@ pub struct Report {
     pub flows: Vec<FlowSummary>,
     /// Packets by reason, summed over the CPUs; every reason is there.
     pub reasons: BTreeMap<String, u64>,
+}
+
+/// A setting that was given and has no effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UnusedSetting {
+    /// Where it was given.
+    pub setting: String,
+    /// Its value.
+    pub value: String,
+    /// Why it has none, or what to do about it.
+    pub reason: String,
+    /// Whether it should be corrected.
+    pub wrong: bool,
 }
 
 /// A list that may be cut.

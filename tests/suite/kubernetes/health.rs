@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use super::{PORT, SECOND, Scene, at, names, web};
 
 /// How long a change may take.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Status, head and body of a GET.
-fn get(from: &impl AsRef<Netns>, to: SocketAddr, path: &str) -> Result<(u16, String, String), String> {
+pub(super) fn get(from: &impl AsRef<Netns>, to: SocketAddr, path: &str) -> Result<(u16, String, String), String> {
     let text = from.as_ref().run(|| -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&to, SECOND)?;
         stream.set_read_timeout(Some(SECOND))?;

@@ -3,6 +3,7 @@
 //! Each test has a world and a control plane of its own. Pods are namespaces; a test writes their Pod objects where a
 //! controller has to make slices of them, and slices by hand where that is the case.
 
+mod configuration;
 mod deploy;
 mod differential;
 mod health;

@@ -58,6 +58,7 @@ prop_compose! {
             mirrored,
             headless,
             family,
+            triggered_at: None,
             ports: ports.into_iter().map(port).collect(),
             endpoints: endpoints.into(),
         }

@@ -289,6 +289,7 @@ fn board(world: &World) -> Board {
         started: now(),
         source_kind: "folder".to_owned(),
         source_location: "/f".to_owned(),
+        unused_settings: Vec::new(),
     };
     let board = Board::new(identity, world.state.clone(), world.source.clone());
     board.set_store(Arc::clone(&world.store));

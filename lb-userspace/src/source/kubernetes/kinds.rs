@@ -18,7 +18,8 @@ use serde_json::Value;
 
 use super::store::Object;
 use crate::model::{
-    Names, NodeObject, ObjectKey, ObjectKind, ObjectRef, Rejection, ServiceObject, SliceObject, service_ranges,
+    Names, NodeObject, ObjectKey, ObjectKind, ObjectRef, Rejection, ServiceObject, SliceObject, TRIGGER_ANNOTATION,
+    service_ranges,
 };
 
 /// A kind of object.
@@ -66,8 +67,17 @@ pub(super) struct Metadata {
     namespace: Option<String>,
     resource_version: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
     creation_timestamp: Option<Time>,
     deletion_timestamp: Option<Time>,
+}
+
+/// The annotations that are read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    trigger: Option<String>,
 }
 
 impl Metadata {
@@ -85,6 +95,10 @@ impl From<Metadata> for ObjectMeta {
             name: metadata.name,
             namespace: metadata.namespace,
             labels: metadata.labels,
+            annotations: metadata
+                .annotations
+                .and_then(|all| all.trigger)
+                .map(|trigger| BTreeMap::from([(TRIGGER_ANNOTATION.to_owned(), trigger)])),
             creation_timestamp: metadata.creation_timestamp,
             deletion_timestamp: metadata.deletion_timestamp,
             ..Self::default()
@@ -318,6 +332,7 @@ mod tests {
     }
 
     const HEAD: &str = r#""kind":"EndpointSlice","metadata":{"name":"web-1","namespace":"default","resourceVersion":"7",
+        "annotations":{"a":"b","endpoints.kubernetes.io/last-change-trigger-time":"2027-01-15T08:00:00.5Z"},
         "labels":{"kubernetes.io/service-name":"web"},"managedFields":[{"manager":"m","fieldsV1":{"f:a":{}}}]},"addressType":"IPv4""#;
 
     #[test]
@@ -334,6 +349,8 @@ mod tests {
             (content.endpoints.len(), content.ports.len(), &*content.service),
             (1, 1, "web")
         );
+        let trigger = std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_800_000_000_500);
+        assert_eq!(content.triggered_at, Some(trigger));
         let object = slice(&format!(r#"{{{HEAD},"endpoints":null,"ports":null}}"#));
         assert_eq!(object.rejections, []);
         let content = object.content.unwrap();

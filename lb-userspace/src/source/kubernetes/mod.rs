@@ -9,6 +9,7 @@
 
 mod access;
 mod backoff;
+mod events;
 mod kinds;
 mod nodes;
 mod reflector;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 pub use access::Access;
+pub use events::{Notices, Topic, record};
 
 use super::{Publisher, Request, Source, SourceState, channel};
 use crate::clock::{Instant, now};
