@@ -3,9 +3,11 @@
 //! One file a command. A command prints to `out`, reads state through the library's modules and changes maps only through
 //! them. Exit status: 0, 1 failed, 2 wrong usage or configuration.
 
+mod backends;
 mod check;
 mod cleanup;
 mod flows;
+mod migrate;
 mod output;
 mod run;
 mod services;
@@ -45,7 +47,9 @@ enum Command {
     Check(check::Options),
     Status(status::Options),
     Services(services::Options),
+    Backends(backends::Options),
     Flows(flows::Options),
+    Migrate(migrate::Options),
     Cleanup(cleanup::Options),
     /// Print the version
     Version,
@@ -97,7 +101,9 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         Command::Check(options) => check::run(options, out),
         Command::Status(options) => status::run(options, out),
         Command::Services(options) => services::run(options, out),
+        Command::Backends(options) => backends::run(options, out),
         Command::Flows(options) => flows::run(options, out),
+        Command::Migrate(options) => migrate::run(options, out),
         Command::Cleanup(options) => cleanup::run(options, out),
         Command::Version => {
             writeln!(out, "steerway {}", env!("CARGO_PKG_VERSION"))?;

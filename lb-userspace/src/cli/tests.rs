@@ -60,6 +60,7 @@ fn report() -> Report {
             pid: 77,
             node_name: NODE.to_owned(),
             age_seconds: 7500,
+            takeover: false,
         }),
         ready: false,
         not_ready: vec![NotReady {
@@ -197,7 +198,7 @@ fn field_names_of_the_report_are_stable() {
         names(&value),
         "agent attachments fileErrors flows notReady ready reasons reconcile rejections source tables unusedSettings warnings"
     );
-    assert_eq!(names(&value["agent"]), "ageSeconds nodeName pid version");
+    assert_eq!(names(&value["agent"]), "ageSeconds nodeName pid takeover version");
     assert_eq!(names(&value["notReady"][0]), "cause message");
     assert_eq!(
         names(&value["source"]),
@@ -224,6 +225,7 @@ fn desired() -> model::DesiredState {
     web["spec"]["externalTrafficPolicy"] = "Local".into();
     web["spec"]["sessionAffinity"] = "ClientIP".into();
     let mut slices = slice("web", &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"]);
+    slices["endpoints"][0]["zone"] = "zone-1".into();
     slices["endpoints"][1]["nodeName"] = "node-b".into();
     slices["endpoints"][2]["conditions"] = serde_json::json!({ "ready": false, "serving": true, "terminating": true });
     slices["endpoints"][3]["conditions"] = serde_json::json!({ "ready": false, "serving": false });
@@ -255,41 +257,41 @@ fn from_pins() -> Vec<ServiceItem> {
 #[test]
 fn services_read_like_this() {
     let items = service_items(&desired(), &ServiceFilter::default());
-    let text = printed(|out| services::print(out, &items));
+    let text = printed(|out| services::print(out, &items, false));
     let expected = "\
-NAMESPACE   NAME    PORT            FRONTENDS              POLICY            ENDPOINTS
-default     empty   http TCP/IPv4   10.96.0.2:80           Cluster/Cluster   0/0
-default     web     http TCP/IPv4   10.96.0.1:80,*:30080   Cluster/Local     2/4
+NAMESPACE   NAME         TYPE        PROTOCOL   FRONTENDS              POLICY            ENDPOINTS
+default     empty:http   ClusterIP   TCP/IPv4   10.96.0.2:80           Cluster/Cluster   0/0
+default     web:http     NodePort    TCP/IPv4   10.96.0.1:80,*:30080   Cluster/Local     2/4
 ";
     assert_eq!(text, expected);
+    let wide = printed(|out| services::print(out, &items, true));
+    let tails: Vec<&str> = wide
+        .lines()
+        .filter_map(|line| line.rsplit_once("/4   "))
+        .map(|(_, tail)| tail)
+        .collect();
+    assert_eq!(tails, ["ClientIP(10800s)   <none>   <none>"], "{wide}");
 }
 
 #[test]
-fn wide_services_tell_of_each_endpoint_why_it_is_used_or_not() {
-    let items = service_items(
-        &desired(),
-        &ServiceFilter {
-            name: Some("web".to_owned()),
-            ..ServiceFilter::default()
-        },
+fn backends_tell_of_each_endpoint_why_it_is_used_or_not() {
+    let items = service_items(&desired(), &ServiceFilter::default());
+    let text = printed(|out| backends::print(out, &items, false));
+    let expected = "\
+NAMESPACE   SERVICE    PROTOCOL   ENDPOINT        NODE            STATE         USED   WHY
+default     web:http   TCP/IPv4   10.0.0.1:8080   node-a (this)   Ready         yes    for ClusterIP, outside, pods and node
+default     web:http   TCP/IPv4   10.0.0.2:8080   node-b          Ready         yes    for ClusterIP, pods and node
+default     web:http   TCP/IPv4   10.0.0.3:8080   node-a (this)   Terminating   no     it terminates, and others are ready
+default     web:http   TCP/IPv4   10.0.0.4:8080   node-a (this)   NotReady      no     it is not ready
+";
+    assert_eq!(text, expected);
+    let wide = printed(|out| backends::print(out, &items, true));
+    assert!(
+        wide.lines()
+            .nth(1)
+            .is_some_and(|line| line.ends_with("zone-1   10.96.0.1:80,*:30080")),
+        "{wide}"
     );
-    let text = printed(|out| services::print_wide(out, &items));
-    let tails: Vec<&str> = text
-        .lines()
-        .skip(1)
-        .filter_map(|l| l.split_once("<none>   ").map(|(_, tail)| tail))
-        .collect();
-    assert_eq!(
-        tails,
-        [
-            "10.0.0.1:8080   node-a (this)   Ready         yes    for ClusterIP, outside, pods and node",
-            "10.0.0.2:8080   node-b          Ready         yes    for ClusterIP, pods and node",
-            "10.0.0.3:8080   node-a (this)   Terminating   no     it terminates, and others are ready",
-            "10.0.0.4:8080   node-a (this)   NotReady      no     it is not ready",
-        ],
-        "{text}"
-    );
-    assert!(text.contains("ClientIP(10800s)"), "{text}");
 }
 
 #[test]
@@ -448,7 +450,7 @@ fn waiting_in_vain_fails_and_says_why() {
 fn without_agent_and_pins_commands_fail() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    for command in ["status", "services", "flows"] {
+    for command in ["status", "services", "backends", "flows"] {
         let (status, out, errors) = steerway(&[command, "--run-dir", path, "--pin-dir", path]);
         assert_eq!((status, out.as_str()), (ExitCode::from(1), ""));
         assert!(errors.contains("map frontends_v4 is missing"), "{errors}");

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::error::{ConfigError, nearest};
 use super::kube_proxy::{self, Translated};
 use super::settings::{Layer, Place, Setting, Shape};
 use super::table::SETTINGS;
-use super::{ConfigError, nearest};
 
 /// `apiVersion` of the file.
 pub const API_VERSION: &str = "steerway.dev/v1alpha1";

@@ -5,6 +5,7 @@
 //! to write instead. What may be missing for now (the folder, the Node object, addresses, interfaces) is no error here: the
 //! agent starts without them.
 
+mod error;
 mod file;
 mod kube_proxy;
 mod parse;
@@ -13,81 +14,23 @@ mod table;
 mod view;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use thiserror::Error;
 
 use crate::health::Addresses;
 use crate::model::NodePortAddresses;
 use crate::source::kubernetes::Access;
 use kube_proxy::Translated;
 
+pub use error::{ConfigError, ConfigErrors};
 pub use file::{API_VERSION, KIND};
 pub use kube_proxy::flags as kube_proxy_flags;
 pub use settings::{Layer, Place, Section, Setting, Settings, Shape, Unused, environment};
 pub use table::SETTINGS;
-
-/// A wrong setting.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// A value that cannot be used.
-    #[error("{place}: {value} is wrong: {fix}")]
-    Value {
-        /// Where it was given.
-        place: Place,
-        /// As it was given, quoted.
-        value: String,
-        /// What to write instead.
-        fix: String,
-    },
-    /// A setting without which the agent cannot work.
-    #[error("--{flag} is missing: {fix}")]
-    Missing {
-        /// The setting's flag.
-        flag: &'static str,
-        /// What to do.
-        fix: String,
-    },
-    /// A file that is no configuration.
-    #[error("{}: {reason}", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A file that cannot be read.
-    #[error("--config {}: cannot read the file", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// All wrong settings of a start, one a line; never empty.
-#[derive(Debug, Error)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, error) in self.0.iter().enumerate() {
-            let line = if i == 0 { "" } else { "\n" };
-            write!(f, "{line}{error}")?;
-            if let Some(source) = std::error::Error::source(error) {
-                write!(f, ": {source}")?;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,6 +190,8 @@ pub struct Config {
     pub snat_ports: RangeInclusive<u16>,
     /// Leave TCP segments without a flow to the stack.
     pub takeover: bool,
+    /// Take no new flow; the node goes back to another proxy.
+    pub drain: bool,
     /// Answer pings to VIPs.
     pub ping: bool,
     /// How TCP is refused.
@@ -362,6 +307,7 @@ impl Config {
             external_ips: read.one("external-ips", true, parse::truth),
             snat_ports: read.one("snat-ports", 1..=1, parse::ports),
             takeover: read.one("takeover", false, parse::truth),
+            drain: read.one("drain", false, parse::truth),
             ping: !read.one("no-ping", false, parse::truth),
             refuse_with: read.one("refuse-with", RefuseWith::Reset, |text| {
                 parse::word(text, &[("rst", RefuseWith::Reset), ("icmp", RefuseWith::Icmp)])
@@ -532,29 +478,6 @@ fn log(read: &mut parse::Reader<'_>) -> Log {
             parse::word(text, &levels)
         }),
     }
-}
-
-/// The known name that differs least from `name`, if any is near.
-fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
-    let name = name.to_lowercase();
-    let (distance, best) = known.map(|k| (edits(&name, &k.to_lowercase()), k)).min()?;
-    (distance <= name.len() / 3).then_some(best)
-}
-
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

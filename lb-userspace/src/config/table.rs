@@ -122,6 +122,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Traffic,
+        "drain",
+        Switch,
+        "BOOL",
+        "false",
+        "Go on with known flows and take no new ones, which the stack gets; for a node that goes back to kube-proxy",
+    ),
+    setting(
+        Traffic,
         "no-ping",
         Switch,
         "BOOL",

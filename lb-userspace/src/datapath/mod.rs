@@ -20,6 +20,7 @@ pub mod clock;
 pub mod conntrack;
 pub mod interfaces;
 pub mod load;
+pub mod netfilter;
 pub mod netlink;
 pub mod pins;
 pub mod probe;

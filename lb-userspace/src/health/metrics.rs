@@ -338,6 +338,7 @@ mod tests {
             address: "10.244.0.1".to_owned(),
             port: 80,
             node: None,
+            zone: None,
             local: true,
             state: state.to_owned(),
             used,

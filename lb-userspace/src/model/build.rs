@@ -157,6 +157,7 @@ fn service_port(
 ) -> ServicePort {
     let selection = policy::select(candidates, policies, node);
     ServicePort {
+        service_type: service.kind,
         frontends,
         backends: selection.backends,
         internal: selection.internal,

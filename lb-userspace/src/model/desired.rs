@@ -13,7 +13,7 @@ use super::address::Family;
 use super::node::NodeFacts;
 use super::object::{ObjectKey, Rejection};
 use super::port::Protocol;
-use super::service::TrafficPolicy;
+use super::service::{ServiceType, TrafficPolicy};
 use super::slice::Conditions;
 
 /// Everything that this node should forward.
@@ -67,6 +67,8 @@ impl fmt::Display for ServicePortKey {
 /// A service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
+    /// The type of its Service.
+    pub service_type: ServiceType,
     /// What it is reached by, sorted; never empty.
     pub frontends: Vec<Frontend>,
     /// Every endpoint known, also those that nothing uses.

@@ -43,7 +43,7 @@ pub use names::Names;
 pub use node::{NodeFacts, NodeObject, NodePortAddresses, nodeport_addresses};
 pub use object::{ObjectKey, ObjectKind, ObjectRef, Rejection};
 pub use port::Protocol;
-pub use service::{AddressField, NotProxied, PortObject, ServiceObject, TrafficPolicy};
+pub use service::{AddressField, NotProxied, PortObject, ServiceObject, ServiceType, TrafficPolicy};
 pub use service_cidr::service_ranges;
 pub use slice::{Conditions, EndpointObject, Hints, SliceObject, SlicePort, TRIGGER_ANNOTATION};
 

@@ -33,6 +33,8 @@ pub struct ServiceObject {
     pub created: Option<i64>,
     /// Why the Service is not proxied at all; then every field below is empty.
     pub not_proxied: Option<NotProxied>,
+    /// Its type.
+    pub kind: ServiceType,
     /// Whether the Service has a selector, and hence slices of its own.
     pub has_selector: bool,
     /// The ClusterIP of each family.
@@ -79,6 +81,29 @@ pub struct AddressField {
     pub index: u16,
 }
 
+/// `spec.type`, so far as it is proxied; shown, and decides about nothing here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// Reached by its ClusterIP.
+    #[default]
+    ClusterIP,
+    /// And by a port of each node.
+    NodePort,
+    /// And by a load balancer.
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// The type as the API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
 /// Which endpoints a traffic policy allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TrafficPolicy {
@@ -122,6 +147,11 @@ impl ServiceObject {
         let mut service = Self {
             created: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             not_proxied: not_proxied(metadata, spec),
+            kind: match spec.type_.as_deref() {
+                Some("NodePort") => ServiceType::NodePort,
+                Some("LoadBalancer") => ServiceType::LoadBalancer,
+                _ => ServiceType::ClusterIP,
+            },
             has_selector: spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()),
             cluster_ips: PerFamily::default(),
             ports: Box::default(),

@@ -147,6 +147,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             node_name: config.node_name.clone(),
+            takeover: config.takeover,
             started,
             source_kind: source_kind.to_owned(),
             source_location,

@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::datapath::interfaces::InterfaceTable;
 use crate::datapath::steer::SteerDevice;
 use crate::maps::{Dump, MapError, MapStore};
-use crate::model::{self, BackendSet, DesiredState, Family, FrontendKind, ModelConfig, Rejection, TrafficPolicy};
+use crate::model::{
+    self, BackendSet, DesiredState, Family, FrontendKind, ModelConfig, Rejection, Snapshot, TrafficPolicy,
+};
 use crate::plan::{NodeTables, Planner};
 use crate::source::SourceState;
 
@@ -110,7 +112,12 @@ impl Work {
             None => Planner::adopt(Dump::of(store.as_ref())?, fixed.seed),
         };
         let adopted_at = now();
-        let desired = model::build(&objects.snapshot, &fixed.model);
+        let snapshot = if fixed.config.drain {
+            Arc::new(drained(&objects.snapshot))
+        } else {
+            Arc::clone(&objects.snapshot)
+        };
+        let desired = model::build(&snapshot, &fixed.model);
         let built_at = now();
         let vips = Arc::new(vips(&desired));
         let routed = routed(&vips, &desired.other_nodes);
@@ -150,6 +157,14 @@ impl Work {
             no_local_endpoints,
             adopted,
         })
+    }
+}
+
+/// The node without Services. Flows outlive their Service: known ones go on, and packets that begin one are nobody's here.
+fn drained(snapshot: &Snapshot) -> Snapshot {
+    Snapshot {
+        node: snapshot.node.clone(),
+        ..Snapshot::default()
     }
 }
 

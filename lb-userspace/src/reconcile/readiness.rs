@@ -42,6 +42,12 @@ pub(super) fn missing(node: &NodeFacts, table: &InterfaceTable) -> Vec<NotReady>
     causes
 }
 
+/// What a draining agent says of itself.
+pub(super) fn draining() -> String {
+    "draining: known flows go on and new ones are left to the stack; once no flow is left, end the agent and run `steerway cleanup`"
+        .to_owned()
+}
+
 /// What should be looked at.
 pub(super) fn warnings(
     table: &InterfaceTable,

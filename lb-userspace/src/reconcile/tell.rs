@@ -61,6 +61,9 @@ impl<H: Host> Reconciler<H> {
                 not_ready.extend(readiness::missing(&published.desired.node, table));
                 let (left_out, starved) = (published.devices_left_out, published.starved);
                 state.warnings = readiness::warnings(table, conflicts, left_out, starved);
+                if self.fixed.config.drain {
+                    state.warnings.push(readiness::draining());
+                }
                 state.programmed = source.generation;
                 let at = wall();
                 state.programmed_at = Some(at);

@@ -126,6 +126,8 @@ pub struct Identity {
     pub pid: u32,
     /// The node it works for.
     pub node_name: String,
+    /// Whether it leaves connections that netfilter began to netfilter.
+    pub takeover: bool,
     /// When it started.
     pub started: Instant,
     /// Kind of its source.
@@ -185,6 +187,7 @@ impl Answers for Board {
                 pid: self.identity.pid,
                 node_name: self.identity.node_name.clone(),
                 age_seconds: age(self.identity.started),
+                takeover: self.identity.takeover,
             }),
             ready: not_ready.is_empty(),
             not_ready,

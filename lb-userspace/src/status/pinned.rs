@@ -180,7 +180,9 @@ pub(crate) fn services_of(dump: &Dump, filter: &ServiceFilter) -> Vec<ServiceIte
             port_name: key.port.as_ref().into(),
             protocol: key.protocol.as_str().into(),
             family: key.family.as_str().into(),
+            service_type: None,
             frontends: frontends.remove(&id).unwrap_or_default(),
+            topology: None,
             internal_traffic_policy: Some(policy(BLOCK_INTERNAL_LOCAL).to_owned()),
             external_traffic_policy: Some(policy(BLOCK_EXTERNAL_LOCAL).to_owned()),
             affinity_seconds: (affinity != 0).then_some(affinity),
@@ -289,6 +291,7 @@ fn endpoint(address: IpAddr, port: u16, state: u8, flags: u16) -> EndpointItem {
         address: address.to_string(),
         port,
         node: None,
+        zone: None,
         local: flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0,
         state: if state & BACKEND_SERVING != 0 {
             "Serving"

@@ -106,6 +106,8 @@ pub struct Agent {
     pub node_name: String,
     /// Seconds since its start.
     pub age_seconds: u64,
+    /// Whether it leaves connections that netfilter began to netfilter.
+    pub takeover: bool,
 }
 
 /// One cause for not being ready.
@@ -284,8 +286,14 @@ pub struct ServiceItem {
     pub protocol: String,
     /// `IPv4` or `IPv6`.
     pub family: String,
+    /// Type of the Service; absent where only the pins were read.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub service_type: Option<String>,
     /// What clients connect to.
     pub frontends: Vec<FrontendItem>,
+    /// Whether hints keep traffic of the whole cluster to this node or zone; absent where they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topology: Option<String>,
     /// `Cluster` or `Local`; absent where only the pins were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub internal_traffic_policy: Option<String>,
@@ -326,6 +334,9 @@ pub struct EndpointItem {
     /// Its node, where the source names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Its zone, where the source names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// True when it runs on this node.
     pub local: bool,
     /// `Ready`, `Terminating` or `NotReady`.

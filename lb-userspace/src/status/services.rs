@@ -1,8 +1,8 @@
 //! Service ports for people: what the model decided, as [`ServiceItem`]s.
 
 use crate::model::{
-    Backend, BackendSet, Choice, DesiredState, FrontendKind, ServicePort, ServicePortKey, SourceRanges, TrafficPolicy,
-    WhyUnused,
+    Backend, BackendSet, Choice, DesiredState, FrontendKind, ServicePort, ServicePortKey, SourceRanges, Topology,
+    TrafficPolicy, WhyUnused,
 };
 
 use super::report::{EndpointItem, FrontendItem, ServiceFilter, ServiceItem};
@@ -23,6 +23,12 @@ fn service(key: &ServicePortKey, port: &ServicePort) -> ServiceItem {
         port_name: key.port.as_ref().into(),
         protocol: key.protocol.as_str().into(),
         family: key.family.as_str().into(),
+        service_type: Some(port.service_type.as_str().to_owned()),
+        topology: match port.topology {
+            Topology::Off => None,
+            Topology::SameNode => Some("PreferSameNode".to_owned()),
+            Topology::SameZone => Some("PreferSameZone".to_owned()),
+        },
         frontends: port
             .frontends
             .iter()
@@ -43,6 +49,7 @@ fn service(key: &ServicePortKey, port: &ServicePort) -> ServiceItem {
                 address: at.address.to_string(),
                 port: at.port,
                 node: backend.node_name.as_deref().map(str::to_owned),
+                zone: backend.zone.as_deref().map(str::to_owned),
                 local: backend.local,
                 state: state_name(backend).to_owned(),
                 used: backend.why_unused.is_none(),

@@ -6,8 +6,10 @@
 mod configuration;
 mod deploy;
 mod differential;
+mod events;
 mod health;
 mod lists;
+mod migration;
 mod outage;
 mod services;
 

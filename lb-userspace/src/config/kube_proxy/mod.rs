@@ -16,8 +16,8 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use super::error::{ConfigError, nearest};
 use super::settings::{Layer, Place, Setting, Unused};
-use super::{ConfigError, nearest};
 use fields::{FIELDS, FLAG_ONLY, Field, Form, GATE, GATE_EXTERNAL_IPS, Meaning};
 
 /// `apiVersion` of the file.

@@ -94,6 +94,7 @@ prop_compose! {
             name: name.into(), protocol: Protocol::Tcp, port, node_port, index: index as u16,
         };
         ServiceObject {
+            kind: ServiceType::default(),
             created,
             not_proxied: (v4.is_none() && v6.is_none()).then_some(NotProxied::NoClusterIp),
             has_selector,

@@ -9,7 +9,8 @@ use lb_common::layout::config;
 use crate::maps::{Dump, MapOp, MapStore, MemorySizes, MemoryStore, OpList, Referred, SourceRange, Table};
 use crate::model::{
     Backend, BackendSet, Choice, Conditions, DesiredState, EndpointAddress, Family, Frontend, FrontendKind, NodeFacts,
-    ObjectKey, PerFamily, Protocol, ServicePort, ServicePortKey, SourceRanges, Topology, TrafficPolicy, WhenEmpty,
+    ObjectKey, PerFamily, Protocol, ServicePort, ServicePortKey, ServiceType, SourceRanges, Topology, TrafficPolicy,
+    WhenEmpty,
 };
 use crate::plan::{NodeTables, Plan, Planner, service_port_name};
 
@@ -170,6 +171,7 @@ pub(in crate::plan) fn service_port(family: Family, cluster_ip: u8, pods: impl I
         port: 80,
     };
     ServicePort {
+        service_type: ServiceType::ClusterIP,
         frontends: vec![frontend],
         backends: pods
             .into_iter()

@@ -286,6 +286,7 @@ fn board(world: &World) -> Board {
         version: "1".to_owned(),
         pid: 1,
         node_name: NODE.to_owned(),
+        takeover: false,
         started: now(),
         source_kind: "folder".to_owned(),
         source_location: "/f".to_owned(),

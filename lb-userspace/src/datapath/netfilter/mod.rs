@@ -1,0 +1,14 @@
+//! What kube-proxy left in netfilter, and the connections that netfilter still carries: for taking a node over from it.
+//!
+//! In: this network namespace. Out: kube-proxy's rules taken away in a way that keeps translating what netfilter has begun to translate.
+//! Netfilter translates a connection by its entry in the connection tracker, not by rules, but only while something is hooked for
+//! NAT: kube-proxy's tables are therefore emptied first ([`nftables`], one message a table) and removed once no connection
+//! needs them; chains of iptables ([`iptables`]) hang below base chains that stay. Nothing here is kept open, and all of it may be
+//! repeated.
+
+pub mod connections;
+pub mod iptables;
+pub mod nftables;
+mod socket;
+
+pub use socket::NetfilterError;

@@ -1,0 +1,137 @@
+//! From kube-proxy to Steerway and back, with running connections: the real kube-proxy in its nftables mode.
+
+use std::process::Output;
+use std::time::Duration;
+
+use lb_tests::agent::Agent;
+use lb_tests::assert::{OnFailure, eventually, throughout};
+use lb_tests::netns::Netns;
+use lb_tests::traffic::{HeldConnections, tcp_request};
+use lb_tests::world::World;
+
+use super::health::LIMIT;
+use super::{PORT, SECOND, Scene, at, names, web};
+
+/// Connections of each client.
+const COUNT: usize = 20;
+const VIP: &str = "10.96.0.10";
+const NODE_PORT: u16 = 30080;
+
+/// nftables tables of kube-proxy in a namespace.
+fn tables(netns: &Netns) -> Vec<String> {
+    let listed = netns.ok(&["nft", "list", "tables"]);
+    let of_kube_proxy = listed.lines().filter(|line| line.ends_with(" kube-proxy"));
+    of_kube_proxy.map(str::to_owned).collect()
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// All connections answer for a while.
+#[track_caller]
+fn all_go_on(what: &str, held: &mut [HeldConnections]) {
+    throughout(Duration::from_millis(1500), what, || {
+        for connections in &mut *held {
+            let report = connections.check_all();
+            if report.alive != COUNT {
+                return Err(format!("{report:?}"));
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection() {
+    let mut scene = Scene::of(&World::builder().nodes(1), &[]);
+    let _dump = OnFailure::of(&scene.world);
+    scene.agents.clear();
+    let node = scene.world.node(1).ns.clone();
+    let node_port = at(&scene.world.node(1).ip4.to_string(), NODE_PORT);
+    scene.cluster.create(&web("web", VIP).node_port(NODE_PORT));
+    scene.create_slice("web", &["pod1-2"]);
+
+    // kube-proxy alone, with connections of a pod, of the node and from outside.
+    let kube_proxy = scene.cluster.start_kube_proxy(scene.world.node(1));
+    eventually(LIMIT, "kube-proxy forwards", || {
+        let listed = node.ok(&["nft", "list", "ruleset"]);
+        if listed.contains(&NODE_PORT.to_string()) {
+            Ok(())
+        } else {
+            Err(listed)
+        }
+    });
+    let clients = |scene: &Scene| {
+        vec![
+            HeldConnections::start(scene.world.pod("pod1-1"), at(VIP, PORT), COUNT),
+            HeldConnections::start(&node, at(VIP, PORT), COUNT),
+            HeldConnections::start(scene.world.client(), node_port, COUNT),
+        ]
+    };
+    let mut of_kube_proxy = clients(&scene);
+    all_go_on("through kube-proxy", &mut of_kube_proxy);
+
+    // An agent beside it takes nothing over that it does not know; what is missing is said.
+    let api = scene.cluster.kube_proxy();
+    scene.agents.push(Agent::start_on_api(scene.world.node(1), &api, &[]));
+    scene.settle();
+    let refused = text(&scene.agents[0].cli(&["migrate"]));
+    assert!(refused.contains("--takeover"), "{refused}");
+    scene.agents[0].terminate();
+    scene.agents[0].set_arguments(&["--takeover"]);
+    scene.agents[0].restart();
+    scene.settle();
+    let refused = text(&scene.agents[0].cli(&["migrate"]));
+    assert!(refused.contains("kube-proxy still runs here as process"), "{refused}");
+    drop(kube_proxy);
+    assert_eq!(tables(&node).len(), 2);
+    all_go_on("beside an agent", &mut of_kube_proxy);
+
+    // Its rules go, its connections stay; new ones are ours.
+    let output = scene.agents[0].cli(&["migrate", "--wait", "1"]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("60 TCP connections to Services go on through netfilter"),
+        "{said}"
+    );
+    assert!(!node.ok(&["nft", "list", "ruleset"]).contains("dnat to"));
+    all_go_on("through netfilter without rules", &mut of_kube_proxy);
+    let mut ours = clients(&scene);
+    assert_eq!(names(&scene.backends(at(VIP, PORT))), ["pod1-2"]);
+    drop(of_kube_proxy);
+    let output = scene.agents[0].cli(&["migrate", "--wait", "60"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(tables(&node), Vec::<String>::new());
+    all_go_on("through Steerway", &mut ours);
+
+    // Back: a draining agent goes on with what it knows and takes nothing new.
+    scene.agents[0].terminate();
+    scene.agents[0].set_arguments(&["--drain"]);
+    scene.agents[0].restart();
+    scene.settle();
+    let kube_proxy = scene.cluster.start_kube_proxy(scene.world.node(1));
+    let before = scene.agents[0].json(&["status"]);
+    eventually(LIMIT, "kube-proxy forwards again", || {
+        tcp_request(scene.world.pod("pod1-1"), at(VIP, PORT), None, SECOND).map(drop)
+    });
+    all_go_on("through a draining agent", &mut ours);
+    let mut of_kube_proxy = clients(&scene);
+    let after = scene.agents[0].json(&["status"]);
+    assert_eq!(
+        before["reasons"]["new_flow"], after["reasons"]["new_flow"],
+        "nothing new is taken"
+    );
+    assert!(after["warnings"].to_string().contains("draining"), "{after}");
+    drop(ours);
+    scene.agents[0].terminate();
+    let output = scene.agents[0].cli(&["cleanup"]);
+    assert!(output.status.success(), "{}", text(&output));
+    all_go_on("through kube-proxy again", &mut of_kube_proxy);
+    drop(kube_proxy);
+}
