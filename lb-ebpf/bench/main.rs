@@ -5,7 +5,8 @@
 //! of the last packet and counts it as good where it was translated as told, then writes the next of the frames that user space
 //! laid out, and tail-calls [`TARGET`]. What the same run costs with a target that does nothing is the price of the loop.
 //!
-//! Beside them stand the yardsticks: one bare look-up in, and one bare insertion into, the kernel's own LRU hash.
+//! Beside them stand the yardsticks: one bare look-up in, and one bare insertion into, the kernel's own LRU hash; and the two ends of
+//! the way through a node: [`generate`] sends the frames out of a device, [`sink`] counts and drops what comes back as told.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(unsafe_code, reason = "program sections, packet pointers and map values")]
 #![expect(
@@ -13,9 +14,11 @@
     reason = "the macros hand a program's context over by value"
 )]
 
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::macros::{btf_map, classifier};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::macros::{btf_map, classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 0x400;
@@ -38,8 +41,10 @@ mod setting {
     pub(super) const MASK: usize = 2;
     /// What they are then.
     pub(super) const VALUE: usize = 3;
+    /// Index of the device that frames are sent out of.
+    pub(super) const DEVICE: usize = 4;
     /// Number of words.
-    pub(super) const WORDS: usize = 4;
+    pub(super) const WORDS: usize = 5;
 }
 
 #[btf_map(name = "settings")]
@@ -77,12 +82,7 @@ fn packet(ctx: TcContext) -> i32 {
         return NEXT;
     };
     let (data, end) = (ctx.data(), ctx.data_end());
-    let offset = settings[setting::OFFSET] as usize & 63;
-    if data + offset + 8 <= end {
-        // SAFETY: the bounds were checked just now.
-        let found = unsafe { ((data + offset) as *const u64).read_volatile() };
-        progress[1] += (found & settings[setting::MASK] == settings[setting::VALUE]) as u64;
-    }
+    progress[1] += is_good(settings, data, end) as u64;
     let number = turn(progress, settings[setting::COUNT]);
     if let Some(frame) = FRAMES_BY_FLOW.get(number as u32) {
         write(data, end, frame);
@@ -90,6 +90,46 @@ fn packet(ctx: TcContext) -> i32 {
     // SAFETY: the context is the program's own.
     unsafe { TARGET.tail_call(&ctx, 0) };
     NEXT
+}
+
+/// Whether the packet shows that it was translated as told.
+#[inline(always)]
+fn is_good(settings: &[u64; setting::WORDS], data: usize, end: usize) -> bool {
+    let offset = settings[setting::OFFSET] as usize & 63;
+    if data + offset + 8 > end {
+        return false;
+    }
+    // SAFETY: the bounds were checked just now.
+    let found = unsafe { ((data + offset) as *const u64).read_volatile() };
+    found & settings[setting::MASK] == settings[setting::VALUE]
+}
+
+/// Sends the next flow's packet out of a device: run with live frames, whose bytes are as the last receiver left them.
+#[xdp]
+fn generate(ctx: XdpContext) -> u32 {
+    let Some((settings, progress)) = state() else {
+        return XDP_DROP;
+    };
+    let number = turn(progress, settings[setting::COUNT]);
+    let Some(frame) = FRAMES_BY_FLOW.get(number as u32) else {
+        return XDP_DROP;
+    };
+    write(ctx.data(), ctx.data_end(), frame);
+    // SAFETY: the helper takes plain integers.
+    unsafe { (bpf_redirect(settings[setting::DEVICE] as u32, 0) as i32).cast_unsigned() }
+}
+
+/// Counts and drops what was translated as told; all else goes on.
+#[xdp]
+fn sink(ctx: XdpContext) -> u32 {
+    let Some((settings, progress)) = state() else {
+        return XDP_PASS;
+    };
+    if !is_good(settings, ctx.data(), ctx.data_end()) {
+        return XDP_PASS;
+    }
+    progress[1] += 1;
+    XDP_DROP
 }
 
 /// Writes a frame over a packet of at least 54 bytes (Ethernet, IPv4, TCP), as far as the packet goes: to 74 (IPv6) or 96.

@@ -49,10 +49,34 @@ impl Figures {
         (self.quartile(3) - self.quartile(1)) / self.median()
     }
 
+    /// The 95 % interval of the mean, by Student's distribution over the logarithms: for ratios, whose inverse has the inverse
+    /// interval. One round knows nothing of it.
+    pub(crate) fn interval(&self) -> (f64, f64) {
+        let logarithms: Vec<f64> = self.0.iter().map(|figure| figure.ln()).collect();
+        let count = logarithms.len() as f64;
+        let mean = logarithms.iter().sum::<f64>() / count;
+        let squares: f64 = logarithms.iter().map(|one| (one - mean).powi(2)).sum();
+        let Some(factor) = self.0.len().checked_sub(2).map(student) else {
+            return (0.0, f64::INFINITY);
+        };
+        let half = factor * (squares / (count - 1.0) / count).sqrt();
+        ((mean - half).exp(), (mean + half).exp())
+    }
+
     /// For the JSON file.
     pub(crate) fn json(&self) -> Value {
         json!({ "median": self.median(), "spread": self.spread(), "rounds": self.0 })
     }
+}
+
+/// The factor of a two-sided 95 % interval at one more degree of freedom than `index`; beyond the table, an approximation that is
+/// right to the second digit.
+fn student(index: usize) -> f64 {
+    const FACTORS: [f64; 10] = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
+    FACTORS
+        .get(index)
+        .copied()
+        .unwrap_or_else(|| 1.96 + 2.6 / (index as f64 + 1.0))
 }
 
 #[cfg(test)]
@@ -65,6 +89,15 @@ mod tests {
         assert!((figures.median() - 3.0).abs() < 1e-9);
         assert!((figures.spread() - 2.0 / 3.0).abs() < 1e-9);
         assert!((Figures(vec![1.0, 2.0]).median() - 1.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_interval_narrows_with_the_rounds_and_has_the_mean_inside() {
+        let (low, high) = Figures(vec![0.9, 1.1]).interval();
+        assert!(low < 0.4 && high > 2.5, "{low} {high}");
+        let (low, high) = Figures([0.9, 1.1].repeat(8)).interval();
+        assert!(low > 0.93 && low < 0.95 && high > 1.04 && high < 1.06, "{low} {high}");
+        assert!(Figures(vec![1.0]).interval().1.is_infinite());
     }
 
     #[test]

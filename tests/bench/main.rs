@@ -1,12 +1,21 @@
 //! The bench: what Steerway costs, beside what the kernel and its rivals cost on the same machine in the same run.
 //!
-//! In: `$STEERWAY_BIN` (the agent), `$STEERWAY_BENCH_EBPF` (the bench's own programs), root. Out: a table on standard output and
-//! a JSON file. Every comparison is taken within a round, sides in turn; medians and the distance between quartiles are shown.
+//! In: `$STEERWAY_BIN` (the agent), `$STEERWAY_BENCH_EBPF` (the bench's own programs), for the sections on objects
+//! `$KUBEBUILDER_ASSETS` (the real Kubernetes programs), root. Out: tables on standard output, a JSON file, and a document. Every comparison is taken within a round, sides in turn; medians and the distance between quartiles are shown.
 
 #![expect(clippy::cast_precision_loss, reason = "figures of a few digits")]
 
+mod agent;
+mod cluster;
+mod document;
 mod figures;
+mod forward;
+mod frames;
+mod load;
 mod packet;
+mod plot;
+mod programs;
+mod publish;
 mod report;
 
 use std::fs;
@@ -15,6 +24,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
+
+use crate::report::Report;
 
 /// Measure what Steerway costs.
 #[derive(Debug, Parser)]
@@ -29,6 +40,9 @@ struct Options {
     /// Write the figures to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write the table (bench.md) and a plot (bench.svg) into this folder.
+    #[arg(long)]
+    docs: Option<PathBuf>,
 }
 
 /// A part of the bench.
@@ -36,23 +50,48 @@ struct Options {
 enum Section {
     /// Nanoseconds a packet inside the kernel.
     Packet,
+    /// Packets a second through a node.
+    Forward,
+    /// Requests on kept connections, and one bulk stream.
+    Http,
+    /// New connections.
+    Connect,
+    /// Objects to forwarding.
+    Publish,
+    /// Memory and processor time of the agent.
+    Agent,
     /// All of it.
     All,
 }
 
+/// Measures a section, in as many rounds.
+type Measure = fn(usize) -> Result<Report>;
+
 fn main() -> Result<()> {
     let options = Options::parse();
     let rounds = options.rounds as usize;
-    let reports = match options.section {
-        Section::Packet | Section::All => vec![packet::run(rounds)?],
-    };
-    for report in &reports {
+    let sections: [(Section, Measure); 6] = [
+        (Section::Packet, packet::run),
+        (Section::Forward, forward::run),
+        (Section::Http, load::http),
+        (Section::Connect, load::connect),
+        (Section::Publish, publish::run),
+        (Section::Agent, agent::run),
+    ];
+    let asked = |section| options.section == section || options.section == Section::All;
+    let mut reports = Vec::new();
+    for (_, run) in sections.into_iter().filter(|(section, _)| asked(*section)) {
+        let report = run(rounds)?;
         println!("{report}");
+        reports.push(report);
     }
     if let Some(path) = &options.json {
-        let sections: Vec<_> = reports.iter().map(report::Report::json).collect();
+        let sections: Vec<_> = reports.iter().map(Report::json).collect();
         let text = serde_json::to_string_pretty(&json!({ "rounds": rounds, "sections": sections }))?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(folder) = &options.docs {
+        document::write(folder, &reports, rounds)?;
     }
     Ok(())
 }

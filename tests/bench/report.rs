@@ -1,4 +1,4 @@
-//! What a section found: rows with their goals, as a table for people and as JSON.
+//! What a section found: rows with their goals, as a table for people, as JSON, and as a table of Markdown.
 
 use std::fmt;
 
@@ -13,6 +13,8 @@ const MOST_SPREAD: f64 = 0.05;
 pub(crate) struct Report {
     /// Its name.
     pub(crate) section: &'static str,
+    /// What its figures are of, in a sentence or two.
+    pub(crate) about: &'static str,
     /// Its rows, in order.
     pub(crate) rows: Vec<Row>,
 }
@@ -30,7 +32,41 @@ struct Goal {
     /// What it is compared with; none: the figure itself is.
     yardstick: Option<String>,
     compared: Figures,
-    at_most: f64,
+    /// None: the comparison is only shown.
+    bound: Option<Bound>,
+    /// What the lower end of the 95 % interval must reach too; the distance between quartiles then decides nothing.
+    lower_end: Option<f64>,
+}
+
+/// On which side of a number the median must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    /// It may reach it and be smaller.
+    AtMost(f64),
+    /// It must reach it and may be greater.
+    AtLeast(f64),
+}
+
+impl Bound {
+    fn holds(self, figure: f64) -> bool {
+        match self {
+            Self::AtMost(most) => figure <= most,
+            Self::AtLeast(least) => figure >= least,
+        }
+    }
+
+    fn number(self) -> f64 {
+        match self {
+            Self::AtMost(number) | Self::AtLeast(number) => number,
+        }
+    }
+
+    fn sign(self) -> char {
+        match self {
+            Self::AtMost(_) => '≤',
+            Self::AtLeast(_) => '≥',
+        }
+    }
 }
 
 impl Row {
@@ -44,23 +80,41 @@ impl Row {
         }
     }
 
-    /// A figure that may be at most `goal` times another's.
-    pub(crate) fn at_most(
+    /// A figure that is held to a multiple of another's.
+    pub(crate) fn ratio(
         name: &str,
         unit: &'static str,
         figures: &Figures,
         yardstick: &str,
         than: &Figures,
-        goal: f64,
+        bound: Bound,
     ) -> Self {
         Self {
             goal: Some(Goal {
                 yardstick: Some(yardstick.to_owned()),
                 compared: figures.over(than),
-                at_most: goal,
+                bound: Some(bound),
+                lower_end: None,
             }),
             ..Self::plain(name, unit, figures)
         }
+    }
+
+    /// A figure beside another's, without a goal.
+    pub(crate) fn beside(name: &str, unit: &'static str, figures: &Figures, yardstick: &str, than: &Figures) -> Self {
+        let mut row = Self::ratio(name, unit, figures, yardstick, than, Bound::AtLeast(0.0));
+        if let Some(goal) = &mut row.goal {
+            goal.bound = None;
+        }
+        row
+    }
+
+    /// As [`Self::ratio`], with the least that the lower end of the 95 % interval may be.
+    pub(crate) fn with_lower_end(mut self, least: f64) -> Self {
+        if let Some(goal) = &mut self.goal {
+            goal.lower_end = Some(least);
+        }
+        self
     }
 
     /// A figure that may be at most `goal`.
@@ -69,7 +123,8 @@ impl Row {
             goal: Some(Goal {
                 yardstick: None,
                 compared: figures.clone(),
-                at_most: goal,
+                bound: Some(Bound::AtMost(goal)),
+                lower_end: None,
             }),
             ..Self::plain(name, unit, figures)
         }
@@ -77,14 +132,60 @@ impl Row {
 
     fn json(&self) -> Value {
         let goal = self.goal.as_ref().map(|goal| {
+            let (low, high) = goal.compared.interval();
             json!({
                 "yardstick": goal.yardstick,
                 "ratio": goal.compared.json(),
-                "at_most": goal.at_most,
-                "met": goal.verdict() == Verdict::Met,
+                "interval": [low, high],
+                "bound": goal.bound.map(|bound| format!("{} {}", bound.sign(), bound.number())),
+                "met": goal.verdict().map(|verdict| verdict == Verdict::Met),
             })
         });
         json!({ "name": self.name, "unit": self.unit, "figures": self.figures.json(), "goal": goal })
+    }
+
+    /// Measured, compared, goal and verdict, in words.
+    fn cells(&self) -> [String; 4] {
+        let measured = format!(
+            "{} {} ± {:.1} %",
+            short(self.figures.median()),
+            self.unit,
+            100.0 * self.figures.spread()
+        );
+        let Some(goal) = &self.goal else {
+            return [measured, String::new(), String::new(), String::new()];
+        };
+        let (ratio, spread) = (goal.compared.median(), 100.0 * goal.compared.spread());
+        let (low, high) = goal.compared.interval();
+        let compared = match (&goal.yardstick, goal.lower_end) {
+            (None, _) => String::new(),
+            (Some(yardstick), None) => format!("{} × {yardstick} ± {spread:.1} %", short(ratio)),
+            (Some(yardstick), Some(_)) => {
+                format!("{} × {yardstick}, {} to {}", short(ratio), short(low), short(high))
+            }
+        };
+        let wanted = goal.bound.map_or_else(String::new, |bound| {
+            let unit = if goal.yardstick.is_some() { "×" } else { self.unit };
+            let least = goal.lower_end.map(|least| format!(", lower end ≥ {}", short(least)));
+            format!(
+                "{} {} {unit}{}",
+                bound.sign(),
+                short(bound.number()),
+                least.unwrap_or_default()
+            )
+        });
+        let verdict = goal.verdict().map(|verdict| verdict.to_string());
+        [measured, compared, wanted, verdict.unwrap_or_default()]
+    }
+}
+
+/// Two or three digits that matter.
+fn short(figure: f64) -> String {
+    match figure.abs() {
+        100.0.. => format!("{figure:.0}"),
+        10.0.. => format!("{figure:.1}"),
+        1.0.. => format!("{figure:.2}"),
+        _ => format!("{figure:.3}"),
     }
 }
 
@@ -97,15 +198,28 @@ enum Verdict {
     Unsteady,
 }
 
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Met => "met",
+            Self::Missed => "MISSED",
+            Self::Unsteady => "MISSED (unsteady)",
+        })
+    }
+}
+
 impl Goal {
-    fn verdict(&self) -> Verdict {
-        if self.yardstick.is_some() && self.compared.spread() > MOST_SPREAD {
-            Verdict::Unsteady
-        } else if self.compared.median() <= self.at_most {
-            Verdict::Met
-        } else {
-            Verdict::Missed
-        }
+    fn verdict(&self) -> Option<Verdict> {
+        let met = self.bound?.holds(self.compared.median());
+        let steady = match self.lower_end {
+            Some(least) => self.compared.interval().0 >= least,
+            None => self.yardstick.is_none() || self.compared.spread() <= MOST_SPREAD,
+        };
+        Some(match (met, steady) {
+            (true, true) => Verdict::Met,
+            (true, false) => Verdict::Unsteady,
+            (false, _) => Verdict::Missed,
+        })
     }
 }
 
@@ -114,38 +228,81 @@ impl Report {
     pub(crate) fn json(&self) -> Value {
         json!({ "section": self.section, "rows": self.rows.iter().map(Row::json).collect::<Vec<_>>() })
     }
+
+    /// The figures of the row of a name.
+    pub(crate) fn figures(&self, name: &str) -> Option<&Figures> {
+        let row = self.rows.iter().find(|row| row.name == name)?;
+        Some(&row.figures)
+    }
+
+    /// A section of a document.
+    pub(crate) fn markdown(&self) -> String {
+        let rows = self
+            .rows
+            .iter()
+            .map(|row| format!("| {} | {} |\n", row.name, row.cells().join(" | ")));
+        let rows: String = rows.collect();
+        format!(
+            "## {}\n\n{}\n\n| | measured | against | goal | |\n|---|---|---|---|---|\n{rows}",
+            self.section, self.about
+        )
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{:<52} {:>10} {:>7}  {:>8} {:>7} {:>7}",
-            self.section, "median", "spread", "ratio", "spread", "goal"
-        )?;
+        writeln!(f, "{}: {}", self.section, self.about)?;
         for row in &self.rows {
-            let (median, spread) = (row.figures.median(), 100.0 * row.figures.spread());
-            write!(f, "{:<52} {median:>7.1} {:<2} {spread:>6.1}%", row.name, row.unit)?;
-            let Some(goal) = &row.goal else {
-                writeln!(f)?;
-                continue;
-            };
-            let word = match goal.verdict() {
-                Verdict::Met => "met",
-                Verdict::Missed => "MISSED",
-                Verdict::Unsteady => "unsteady: counts as missed",
-            };
-            match &goal.yardstick {
-                Some(yardstick) => writeln!(
-                    f,
-                    "  {:>7.2}× {:>6.1}% {:>6.2}×  {yardstick}: {word}",
-                    goal.compared.median(),
-                    100.0 * goal.compared.spread(),
-                    goal.at_most
-                )?,
-                None => writeln!(f, "  {:>8} {:>7} {:>5.0} {}  {word}", "", "", goal.at_most, row.unit)?,
-            }
+            let [measured, compared, wanted, verdict] = row.cells();
+            let line = format!(
+                "  {:<52} {measured:<22} {compared:<34} {wanted:<24} {verdict}",
+                row.name
+            );
+            writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(rounds: &[f64]) -> Figures {
+        let mut figures = Figures::default();
+        for round in rounds {
+            figures.push(*round);
+        }
+        figures
+    }
+
+    fn verdict(row: &Row) -> Verdict {
+        row.goal.as_ref().unwrap().verdict().unwrap()
+    }
+
+    #[test]
+    fn a_ratio_whose_rounds_differ_much_counts_as_missed() {
+        let ones = of(&[1.0; 4]);
+        let row = |rounds: &[f64], bound| Row::ratio("", "", &of(rounds), "one", &ones, bound);
+        assert_eq!(verdict(&row(&[4.0; 4], Bound::AtLeast(3.0))), Verdict::Met);
+        assert_eq!(
+            verdict(&row(&[4.0, 5.0, 6.0, 7.0], Bound::AtLeast(3.0))),
+            Verdict::Unsteady
+        );
+        assert_eq!(verdict(&row(&[4.0; 4], Bound::AtMost(3.0))), Verdict::Missed);
+    }
+
+    #[test]
+    fn a_figure_alone_may_differ_from_round_to_round() {
+        assert_eq!(verdict(&Row::below("", "ms", &of(&[1.0, 2.0, 3.0]), 2.5)), Verdict::Met);
+    }
+
+    #[test]
+    fn the_lower_end_of_the_interval_decides_where_it_is_asked_for() {
+        let ones = of(&[1.0; 6]);
+        let row =
+            |rounds: &[f64]| Row::ratio("", "", &of(rounds), "one", &ones, Bound::AtLeast(0.98)).with_lower_end(0.95);
+        assert_eq!(verdict(&row(&[0.97, 0.99, 1.0, 1.0, 1.01, 1.03])), Verdict::Met);
+        assert_eq!(verdict(&row(&[0.7, 0.8, 1.0, 1.0, 1.2, 1.3])), Verdict::Unsteady);
     }
 }

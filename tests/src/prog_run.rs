@@ -126,6 +126,7 @@ impl Input {
             program: program.as_raw_fd(),
             flags,
             repeat: 1,
+            batch: 0,
         };
         let (verdict, length) = run.on(&self.frame, &context, &mut frame, &mut context_out)?;
         frame.truncate(length);
@@ -144,6 +145,7 @@ impl Input {
             program: program.as_raw_fd(),
             flags: 0,
             repeat,
+            batch: 0,
         };
         run.on(&self.frame, &context, &mut frame, &mut [0; CONTEXT_BYTES])
             .map(drop)

@@ -58,11 +58,13 @@ pub(crate) struct Run {
     pub(crate) flags: u32,
     /// How often.
     pub(crate) repeat: u32,
+    /// Frames at a time, of live ones; 0 otherwise.
+    pub(crate) batch: u32,
 }
 
 impl Run {
     /// Runs the program; returns its last return value and the length of the packet. The context has the form of those of
-    /// its type.
+    /// its type. What is not to be written is an empty slice.
     #[expect(
         unsafe_code,
         reason = "aya 0.14 cannot set BPF_F_TEST_SKB_CHECKSUM_COMPLETE, and no crate wraps the command"
@@ -79,16 +81,25 @@ impl Run {
             data_size_in: frame.len() as u32,
             data_size_out: frame_out.len() as u32,
             data_in: frame.as_ptr() as u64,
-            data_out: frame_out.as_mut_ptr() as u64,
+            data_out: if frame_out.is_empty() {
+                0
+            } else {
+                frame_out.as_mut_ptr() as u64
+            },
             repeat: self.repeat,
             context_size_in: context.len() as u32,
             context_size_out: context_out.len() as u32,
             context_in: context.as_ptr() as u64,
-            context_out: context_out.as_mut_ptr() as u64,
+            context_out: if context_out.is_empty() {
+                0
+            } else {
+                context_out.as_mut_ptr() as u64
+            },
             flags: self.flags,
+            batch_size: self.batch,
             ..TestRunAttributes::default()
         };
-        // SAFETY: the four addresses and sizes above are those of the borrowed slices, of which the kernel writes only the
+        // SAFETY: the four addresses and sizes above are those of the borrowed slices (none for an empty one that is written), of which the kernel writes only the
         // two that are borrowed mutably; the attributes are plain integers of the size that is passed.
         unsafe { bpf(TEST_RUN, &mut attributes) }?;
         Ok((attributes.return_value.cast_signed(), attributes.data_size_out as usize))

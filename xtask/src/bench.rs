@@ -18,8 +18,8 @@ use crate::{
 /// caller is not root). Prints a table; goals stand beside the figures.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// What is measured: packet, or all.
-    #[arg(default_value = "all")]
+    /// What is measured.
+    #[arg(default_value = "all", value_parser = SECTIONS)]
     section: String,
     /// Rounds of each comparison.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -27,10 +27,26 @@ pub(crate) struct Options {
     /// Write the figures to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write the table (bench.md) and a plot (bench.svg) into this folder.
+    #[arg(long)]
+    docs: Option<PathBuf>,
+}
+
+/// What can be asked for.
+const SECTIONS: [&str; 7] = ["packet", "forward", "http", "connect", "publish", "agent", "all"];
+
+/// What a section needs.
+fn scope(section: &str) -> Scope {
+    match section {
+        "packet" | "forward" => Scope::Demo,
+        "http" | "connect" => Scope::Load,
+        _ => Scope::Bench,
+    }
 }
 
 pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<ExitCode> {
-    setup::ensure(Scope::Demo, workspace, phases)?;
+    let scope = scope(&options.section);
+    setup::ensure(scope, workspace, phases)?;
     let object = build_ebpf::build(workspace, phases)?;
     let programs = build_ebpf::build_bench(workspace, phases)?;
     build::agent(workspace, phases, &object)?;
@@ -39,10 +55,14 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
         exec::run(command.args(["build", "--release", "--locked", "-p", "lb-tests", "--bin", "bench"]))
     })?;
     let agent = workspace.agent();
-    let environment = [
+    let mut environment = vec![
         ("STEERWAY_BIN", agent.as_os_str()),
         ("STEERWAY_BENCH_EBPF", programs.as_os_str()),
     ];
+    let kubernetes = setup::kubernetes::folder(workspace)?;
+    if scope >= Scope::Bench {
+        environment.push((setup::kubernetes::VARIABLE, kubernetes.as_os_str()));
+    }
     let mut command = exec::as_root(
         workspace.target.join("release/bench"),
         &environment,
@@ -58,6 +78,9 @@ fn arguments(options: &Options) -> Vec<String> {
     if let Some(path) = &options.json {
         arguments.push(format!("--json={}", path.display()));
     }
+    if let Some(folder) = &options.docs {
+        arguments.push(format!("--docs={}", folder.display()));
+    }
     arguments
 }
 
@@ -71,10 +94,27 @@ mod tests {
             section: "packet".to_owned(),
             rounds: 3,
             json: Some("/tmp/figures.json".into()),
+            docs: Some("docs".into()),
         };
         assert_eq!(
             arguments(&options),
-            ["packet", "--rounds=3", "--json=/tmp/figures.json"]
+            ["packet", "--rounds=3", "--json=/tmp/figures.json", "--docs=docs"]
+        );
+    }
+
+    #[test]
+    fn a_section_brings_no_more_than_it_needs() {
+        assert_eq!(
+            SECTIONS.map(scope),
+            [
+                Scope::Demo,
+                Scope::Demo,
+                Scope::Load,
+                Scope::Load,
+                Scope::Bench,
+                Scope::Bench,
+                Scope::Bench
+            ]
         );
     }
 }

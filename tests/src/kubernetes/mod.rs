@@ -20,6 +20,7 @@ mod audit;
 mod kube_proxy;
 mod kubectl;
 mod process;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,6 +33,7 @@ use tempfile::TempDir;
 
 pub use audit::Use;
 pub use kube_proxy::KubeProxy;
+pub use requests::{Connection, Requests};
 
 use crate::assert::eventually;
 use crate::netns::Netns;

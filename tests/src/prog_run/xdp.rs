@@ -3,7 +3,8 @@
 //! What the kernel makes of the input (net/bpf/test_run.c, Linux 6.18): the frame is one linear buffer with 256 bytes of
 //! headroom; the device is the one that the context names in the caller's namespace, and a veth counts as one only while a program
 //! runs at its XDP (else EINVAL); `XDP_TX` and `XDP_REDIRECT` are returned, nothing is sent. Bytes beside the frame (metadata)
-//! come out before it.
+//! come out before it. Live frames ([`send`]) are sent, in batches, from one processor, and
+//! asking for what became of them is EINVAL.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -16,6 +17,11 @@ pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 /// Return value of a program that sends the frame back out of its device.
 pub const XDP_TX: u32 = 3;
+
+/// `BPF_F_TEST_XDP_LIVE_FRAMES`.
+const LIVE_FRAMES: u32 = 1 << 1;
+/// Frames of a batch: as many as a receiver takes in one poll.
+const BATCH: u32 = 64;
 
 /// Size of `struct xdp_md`.
 const CONTEXT_BYTES: usize = 24;
@@ -44,6 +50,7 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32) -> io::Result<Ou
         program: program.as_raw_fd(),
         flags: 0,
         repeat: 1,
+        batch: 0,
     };
     let (verdict, length) = run.on(frame, &context, &mut bytes, &mut context_out)?;
     bytes.truncate(length);
@@ -58,4 +65,18 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32) -> io::Result<Ou
         frame,
         beside: bytes,
     })
+}
+
+/// Runs a program on `count` live frames as long as `frame`: what it redirects is sent. A frame's bytes are at first those of
+/// `frame`, later what the last receiver left of them. The devices are those of the calling thread's namespace.
+pub fn send(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> io::Result<()> {
+    let mut context = [0; CONTEXT_BYTES];
+    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    let run = Run {
+        program: program.as_raw_fd(),
+        flags: LIVE_FRAMES,
+        repeat: count,
+        batch: BATCH,
+    };
+    run.on(frame, &context, &mut [], &mut []).map(drop)
 }

@@ -2,8 +2,8 @@
 //!
 //! What is needed: a compiler for the BPF target ([`compiler`]), bpf-linker built with the same LLVM ([`linker`]), and
 //! for the tests some of Debian's network tools ([`packages`]), other kernels ([`kernels`]) and a control plane
-//! ([`kubernetes`]). What `cluster` alone needs ([`cluster`]) is installed by that command. When all is there this takes well under a second and
-//! changes nothing. Two setups at once wait for each other. Whatever cannot be installed is an error that names it.
+//! ([`kubernetes`]). What `cluster` alone needs ([`cluster`]), and the bench's load tools, are installed by those commands. When all
+//! is there this takes well under a second and changes nothing. Two setups at once wait for each other. Whatever cannot be installed is an error that names it.
 
 pub(crate) mod cluster;
 pub(crate) mod compiler;
@@ -47,8 +47,29 @@ pub(crate) enum Scope {
     Build,
     /// That, and the programs that tests and demo call.
     Demo,
-    /// That, other kernels, and the programs of a Kubernetes control plane.
+    /// That, and load tools.
+    Load,
+    /// That, and the programs of a Kubernetes control plane.
+    Bench,
+    /// Other kernels and the control plane, without load tools.
     Test,
+}
+
+impl Scope {
+    /// Whether load tools belong to it.
+    fn has_load_tools(self) -> bool {
+        matches!(self, Self::Load | Self::Bench)
+    }
+
+    /// What belongs to it and is missing of what is no Debian package: other kernels, and the control plane.
+    fn lacks(self, workspace: &Workspace) -> Result<(Vec<&'static str>, bool)> {
+        let kernels = if self == Self::Test {
+            kernels::missing(workspace)
+        } else {
+            Vec::new()
+        };
+        Ok((kernels, self >= Self::Bench && kubernetes::is_missing(workspace)?))
+    }
 }
 
 /// What builds kernel programs, checked to be there and to fit each other.
@@ -91,15 +112,14 @@ pub(crate) fn ensure(scope: Scope, workspace: &Workspace, phases: &mut Phases) -
         phases.time("setup: bpf-linker", || linker::install(workspace, llvm))?;
     }
     linker::check(workspace, llvm)?;
-    if scope == Scope::Test {
-        for version in kernels::missing(workspace) {
-            phases.time(&format!("setup: Linux {version}"), || {
-                kernels::install(workspace, version)
-            })?;
-        }
-        if kubernetes::is_missing(workspace)? {
-            phases.time("setup: Kubernetes", || kubernetes::install(workspace))?;
-        }
+    let (kernels, kubernetes) = scope.lacks(workspace)?;
+    for version in kernels {
+        phases.time(&format!("setup: Linux {version}"), || {
+            kernels::install(workspace, version)
+        })?;
+    }
+    if kubernetes {
+        phases.time("setup: Kubernetes", || kubernetes::install(workspace))?;
     }
     ready(&compiler, scope, workspace)?.context("something is still missing after its installation")
 }
@@ -125,9 +145,9 @@ fn ready(compiler: &Compiler, scope: Scope, workspace: &Workspace) -> Result<Opt
     let Ok(llvm) = compiler.llvm_major() else {
         return Ok(None);
     };
-    let tests_lack =
-        scope == Scope::Test && (!kernels::missing(workspace).is_empty() || kubernetes::is_missing(workspace)?);
-    if tests_lack
+    let (kernels, kubernetes) = scope.lacks(workspace)?;
+    if !kernels.is_empty()
+        || kubernetes
         || !packages::missing(scope, compiler, Some(llvm)).is_empty()
         || linker::installed(workspace, llvm).is_none()
     {

@@ -49,6 +49,9 @@ const CLUSTER: [Need; 12] = [
     Need::new("bind9-dnsutils", "dig"),
 ];
 
+/// Load tools of the bench.
+const LOAD_TOOLS: [Need; 2] = [Need::new("wrk", "wrk"), Need::new("iperf3", "iperf3")];
+
 /// A package and the file that it is wanted for: an absolute path, or a program's name.
 #[derive(Debug, Clone, Copy)]
 struct Need {
@@ -83,9 +86,11 @@ fn missing_by(scope: Scope, compiler: &Compiler, llvm: Option<u32>, is_there: im
         missing.push(format!("llvm-{llvm}-dev"));
     }
     if scope >= Scope::Demo {
+        let load_tools = if scope.has_load_tools() { &LOAD_TOOLS[..] } else { &[] };
         missing.extend(
             TEST_TOOLS
                 .iter()
+                .chain(load_tools)
                 .filter(|need| !is_there(need.file))
                 .map(|need| need.package.to_owned()),
         );
@@ -149,6 +154,13 @@ mod tests {
         assert!(all.contains(&"nftables".to_owned()));
         assert_eq!(missing_by(Scope::Build, &Compiler::Debian, None, |_| false).len(), 4);
         assert!(missing_by(Scope::Test, &Compiler::Debian, Some(22), |_| true).is_empty());
+    }
+
+    #[test]
+    fn load_tools_are_wanted_by_the_bench_alone() {
+        let wants = |scope| missing_by(scope, &Compiler::Debian, None, |_| false).contains(&"wrk".to_owned());
+        assert!(wants(Scope::Load) && wants(Scope::Bench));
+        assert!(!wants(Scope::Demo) && !wants(Scope::Test));
     }
 
     #[test]

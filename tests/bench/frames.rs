@@ -6,13 +6,13 @@ use lb_common::checksum::{apply, fold32, port};
 use lb_tests::packet::Packet;
 
 /// Words of a frame in the map.
-pub(super) const WORDS: usize = 12;
+pub(crate) const WORDS: usize = 12;
 /// Bytes of the link header.
 const LINK: usize = 14;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A TCP segment with these flags.
     Tcp(&'static str),
     /// A datagram.
@@ -20,7 +20,7 @@ pub(super) enum Kind {
 }
 
 /// Writes frames between socket addresses of one family and kind.
-pub(super) struct Frames {
+pub(crate) struct Frames {
     template: [u8; WORDS * 8],
     length: usize,
     v6: bool,
@@ -30,7 +30,7 @@ pub(super) struct Frames {
 
 impl Frames {
     /// `length` bytes a frame: 96, or what a segment without payload has (54 for IPv4, 74 for IPv6).
-    pub(super) fn new(v6: bool, kind: Kind, length: usize) -> Self {
+    pub(crate) fn new(v6: bool, kind: Kind, length: usize) -> Self {
         let nobody: IpAddr = if v6 { [0; 16].into() } else { [0; 4].into() };
         let packet = Packet::new(nobody, nobody);
         let (packet, headers, sum) = match kind {
@@ -51,13 +51,20 @@ impl Frames {
         }
     }
 
+    /// The same with these link addresses.
+    pub(crate) fn link(mut self, source: [u8; 6], destination: [u8; 6]) -> Self {
+        self.template[..6].copy_from_slice(&destination);
+        self.template[6..12].copy_from_slice(&source);
+        self
+    }
+
     /// The bytes of a frame as the kernel is given it at first.
-    pub(super) fn first(&self) -> Vec<u8> {
+    pub(crate) fn first(&self) -> Vec<u8> {
         self.template[..self.length].to_vec()
     }
 
     /// The frame between two ends, as words in memory order.
-    pub(super) fn between(&self, from: SocketAddr, to: SocketAddr) -> [u64; WORDS] {
+    pub(crate) fn between(&self, from: SocketAddr, to: SocketAddr) -> [u64; WORDS] {
         let mut frame = self.template;
         let (mut added, mut transport) = (0, LINK + if self.v6 { 8 } else { 12 });
         for end in [from, to] {

@@ -1,5 +1,5 @@
 //! The bench's own programs and what they measure: loaded from `$STEERWAY_BENCH_EBPF`, run by BPF_PROG_TEST_RUN on the calling
-//! thread's processor, in the namespace of the node.
+//! thread's processor, in the namespace of the node; and the generator and the sink at the two ends of a way through a node.
 
 use std::env;
 use std::fs;
@@ -9,29 +9,29 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, ProgramArray};
-use aya::programs::{ProgramFd, ProgramInfo, SchedClassifier, loaded_programs};
+use aya::programs::{Program, ProgramFd, ProgramInfo, SchedClassifier, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, maps::Map};
-use lb_tests::prog_run::Input;
+use lb_tests::prog_run::{Input, xdp};
 use steerway::maps::Words;
 
-use super::frames::WORDS;
+use crate::frames::WORDS;
 
 /// Words of the map `settings`.
-const SETTINGS: usize = 4;
+const SETTINGS: usize = 5;
 
 /// Where a packet shows whether it was translated: the word at an offset (in memory order), the bits that matter, their value.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sign {
+pub(crate) struct Sign {
     /// Offset in the frame.
-    pub(super) offset: usize,
+    pub(crate) offset: usize,
     /// The bytes that matter: 0xff each.
-    pub(super) mask: [u8; 8],
+    pub(crate) mask: [u8; 8],
     /// What they are; zero elsewhere.
-    pub(super) value: [u8; 8],
+    pub(crate) value: [u8; 8],
 }
 
 /// The loaded object.
-pub(super) struct Programs {
+pub(crate) struct Programs {
     object: Ebpf,
     settings: Words,
     frames: Words,
@@ -42,15 +42,20 @@ pub(super) struct Programs {
 
 impl Programs {
     /// Loads the object anew: its tables are empty. Packets will be on the device of index `ifindex`.
-    pub(super) fn load(ifindex: u32) -> Result<Self> {
+    pub(crate) fn load(ifindex: u32) -> Result<Self> {
         let path =
             env::var_os("STEERWAY_BENCH_EBPF").context("STEERWAY_BENCH_EBPF is not set: use `cargo xtask bench`")?;
         let path = Path::new(&path);
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut object = Ebpf::load(&bytes)?;
         for (name, program) in object.programs_mut() {
-            let program: &mut SchedClassifier = program.try_into()?;
-            program.load().with_context(|| format!("cannot load {name}"))?;
+            let loaded = if let Program::Xdp(program) = program {
+                program.load()
+            } else {
+                let program: &mut SchedClassifier = program.try_into()?;
+                program.load()
+            };
+            loaded.with_context(|| format!("cannot load {name}"))?;
         }
         let mut take = |name: &str| object.take_map(name).with_context(|| format!("no map {name}"));
         Ok(Self {
@@ -64,21 +69,21 @@ impl Programs {
     }
 
     /// Lays out a frame.
-    pub(super) fn put(&self, number: usize, frame: &[u64; WORDS]) {
+    pub(crate) fn put(&self, number: usize, frame: &[u64; WORDS]) {
         for (i, word) in frame.iter().enumerate() {
             self.frames.store(number * WORDS + i, *word);
         }
     }
 
     /// Runs a yardstick over `count` keys `repeat` times; nanoseconds a run.
-    pub(super) fn yardstick(&mut self, name: &str, count: u64, repeat: u32) -> Result<f64> {
+    pub(crate) fn yardstick(&mut self, name: &str, count: u64, repeat: u32) -> Result<f64> {
         self.settings.store(0, count);
         self.run(name, &[0; 64], repeat)
     }
 
     /// Sends the first `count` frames, of `length` bytes, in turn to `target` until `repeat` are sent; nanoseconds a packet.
     /// With a sign, all but the last must have come out so, and one in a thousand that found no room.
-    pub(super) fn packets(
+    pub(crate) fn packets(
         &mut self,
         target: &ProgramFd,
         first: &[u8],
@@ -88,14 +93,11 @@ impl Programs {
     ) -> Result<f64> {
         self.target.set(0, target, 0)?;
         self.settings.store(0, count);
-        let shown = sign.unwrap_or(Sign {
+        self.look_for(sign.unwrap_or(Sign {
             offset: 0,
             mask: [0; 8],
             value: [0; 8],
-        });
-        self.settings.store(1, shown.offset as u64);
-        self.settings.store(2, u64::from_ne_bytes(shown.mask));
-        self.settings.store(3, u64::from_ne_bytes(shown.value));
+        }));
         let nanoseconds = self.run("packet", first, repeat)?;
         let good = self.good()?;
         ensure!(
@@ -105,8 +107,48 @@ impl Programs {
         Ok(nanoseconds)
     }
 
+    /// Puts the sink at XDP of a device of the calling thread's namespace, for as long as this value lives.
+    pub(crate) fn place_sink(&mut self, device: &str) -> Result<()> {
+        let sink: &mut Xdp = self.object.program_mut("sink").context("no sink")?.try_into()?;
+        sink.attach(device, XdpMode::Driver)?;
+        Ok(())
+    }
+
+    /// Sends the first `count` frames in turn, `repeat` in all, out of the device of this index in the calling thread's namespace.
+    /// Gives nanoseconds until all were taken, and how many the sink has seen come out with the sign.
+    pub(crate) fn send(
+        &mut self,
+        device: u32,
+        first: &[u8],
+        count: u64,
+        repeat: u32,
+        sign: Sign,
+    ) -> Result<(f64, u64)> {
+        self.settings.store(0, count);
+        self.settings.store(4, device.into());
+        self.look_for(sign);
+        self.begin()?;
+        let generator: &Xdp = self.object.program("generate").context("no generator")?.try_into()?;
+        let start = Instant::now();
+        xdp::send(generator.fd()?.as_fd(), first, repeat)?;
+        let nanoseconds = start.elapsed().as_secs_f64() * 1e9;
+        Ok((nanoseconds, self.good()?))
+    }
+
+    fn look_for(&self, sign: Sign) {
+        self.settings.store(1, sign.offset as u64);
+        self.settings.store(2, u64::from_ne_bytes(sign.mask));
+        self.settings.store(3, u64::from_ne_bytes(sign.value));
+    }
+
+    /// The next run begins with the first frame, and nothing was seen yet.
+    fn begin(&mut self) -> Result<()> {
+        let zero = vec![[0, 0]; aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        Ok(self.progress.set(0, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
+    }
+
     /// The target that does nothing.
-    pub(super) fn nothing(&self) -> Result<ProgramFd> {
+    pub(crate) fn nothing(&self) -> Result<ProgramFd> {
         Ok(self.program("nothing")?.fd()?.try_clone()?)
     }
 
@@ -119,8 +161,7 @@ impl Programs {
     }
 
     fn run(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<f64> {
-        let zero = vec![[0, 0]; aya::util::nr_cpus().map_err(|(_, error)| error)?];
-        self.progress.set(0, aya::maps::PerCpuValues::try_from(zero)?, 0)?;
+        self.begin()?;
         let program = self.program(name)?.fd()?;
         let input = Input::new(frame).on(self.ifindex);
         let start = Instant::now();
@@ -144,7 +185,7 @@ fn words(map: &Map, count: usize) -> Result<Words> {
 }
 
 /// The agent's program of a name: the one that uses the flow table whose id is given.
-pub(super) fn agents(name: &str, flows: u32) -> Result<ProgramFd> {
+pub(crate) fn agents(name: &str, flows: u32) -> Result<ProgramFd> {
     let uses = |info: &ProgramInfo| {
         let maps = info.map_ids().ok().flatten();
         info.name_as_str() == Some(name) && maps.is_some_and(|ids| ids.contains(&flows))

@@ -1,0 +1,134 @@
+//! The results as a document: tables with date, machine and command, and a plot beside them.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::packet::SIZES;
+use crate::plot::{Plot, svg};
+use crate::publish;
+use crate::report::Report;
+
+/// Writes `bench.md` and `bench.svg` into a folder.
+pub(crate) fn write(folder: &Path, reports: &[Report], rounds: usize) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let plots: Vec<Plot> = [flows(reports), services(reports), publication(reports)]
+        .into_iter()
+        .filter(|plot| !plot.lines.is_empty())
+        .collect();
+    let sections: Vec<String> = reports.iter().map(Report::markdown).collect();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let picture = if plots.is_empty() {
+        ""
+    } else {
+        "![cost against flows and Services](bench.svg)\n\n"
+    };
+    let text = format!(
+        "# Bench\n\nWritten by `cargo xtask bench {}` on {}; {rounds} rounds of each comparison, fewer where a section says so.\n\
+         Machine: {}.\n\nMedians; `±` is the distance between quartiles over the median. Ratios are taken round by round; one whose rounds \
+         differ by more than 5 % counts as missed.\n\n{picture}{}",
+        arguments.join(" "),
+        said("date", &["-u", "+%Y-%m-%d"])?,
+        machine()?,
+        sections.join("\n")
+    );
+    write_file(&folder.join("bench.md"), &text)?;
+    write_file(&folder.join("bench.svg"), &svg(&plots))
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Processor, how many of them, kernel.
+fn machine() -> Result<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    let model = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let processors = text.lines().filter(|line| line.starts_with("processor")).count();
+    Ok(format!(
+        "{processors} × {}, Linux {}",
+        model.map_or("an unnamed processor", |(_, name)| name),
+        said("uname", &["-r"])?
+    ))
+}
+
+fn said(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("cannot start {program}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The medians of rows named after numbers; nothing where a row is missing.
+fn line(
+    reports: &[Report],
+    name: &str,
+    numbers: &[usize],
+    row: impl Fn(usize) -> String,
+) -> Option<(String, Vec<(f64, f64)>)> {
+    let median = |number: &usize| {
+        let figures = reports.iter().find_map(|report| report.figures(&row(*number)))?;
+        Some((*number as f64, figures.median()))
+    };
+    let points = numbers.iter().map(median).collect::<Option<Vec<_>>>()?;
+    Some((name.to_owned(), points))
+}
+
+fn flows(reports: &[Report]) -> Plot {
+    let kinds = ["TCP v4", "TCP v6", "UDP v4"].map(|kind| {
+        line(reports, &format!("established {kind}, forward"), &SIZES, |flows| {
+            format!("established {kind}, forward, {flows} flows")
+        })
+    });
+    let yardstick = line(reports, "one look-up, kernel LRU hash", &SIZES, |flows| {
+        format!("L({flows}): one look-up, kernel LRU hash")
+    });
+    Plot {
+        title: "a packet by the number of flows".to_owned(),
+        across: "flows",
+        unit: "ns",
+        logarithmic: false,
+        lines: kinds.into_iter().chain([yardstick]).flatten().collect(),
+    }
+}
+
+fn services(reports: &[Report]) -> Plot {
+    let kinds = ["established", "repeated SYN"].map(|kind| {
+        line(reports, &format!("{kind}, 1,000 flows"), &[10, 10_000], |services| {
+            format!("{kind}, 1,000 flows, {services} Services")
+        })
+    });
+    Plot {
+        title: "a packet by the number of Services".to_owned(),
+        across: "Services",
+        unit: "ns",
+        logarithmic: false,
+        lines: kinds.into_iter().flatten().collect(),
+    }
+}
+
+fn publication(reports: &[Report]) -> Plot {
+    let sizes = publish::SIZES.map(|(services, _)| services);
+    let mut lines = Vec::new();
+    for side in publish::SIDES {
+        for what in [publish::FIRST, publish::CHANGE] {
+            let endpoints = publish::SIZES[0].1;
+            lines.extend(line(reports, &format!("{what}, {side}"), &sizes[..3], |services| {
+                publish::row(what, side, services, endpoints)
+            }));
+        }
+    }
+    Plot {
+        title: "objects to forwarding by the number of Services".to_owned(),
+        across: "Services",
+        unit: "ms",
+        logarithmic: true,
+        lines,
+    }
+}

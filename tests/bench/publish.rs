@@ -1,0 +1,125 @@
+//! `publish`: from objects to forwarding, beside the real kube-proxy, which is fed the same objects by the same API server.
+//!
+//! Out: how long a first sync takes, as each side tells it and from the start of its process until a client reaches the probe;
+//! and how long after the API server's answer to a change of one endpoint a client reaches the new one. Each round starts both sides
+//! anew, one after the other. Rounds are fewer than elsewhere: kube-proxy takes long.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::cluster::{Cluster, PODS, Running};
+use crate::figures::Figures;
+use crate::report::{Bound, Report, Row};
+
+/// Services and endpoints of each.
+pub(crate) const SIZES: [(usize, u16); 4] = [(10, 10), (1_000, 10), (10_000, 10), (1_000, 250)];
+/// The sides by name; what is measured of both.
+pub(crate) use crate::cluster::SIDES;
+pub(crate) const FIRST: &str = "first sync";
+pub(crate) const CHANGE: &str = "one endpoint changed";
+/// The size that goals are set for.
+const HELD: (usize, u16) = (10_000, 10);
+/// Changes of a round.
+const CHANGES: usize = 3;
+
+/// What is taken of one side at one size.
+#[derive(Clone, Default)]
+struct Taken {
+    sync: Figures,
+    table_work: Figures,
+    forwarding: Figures,
+    change: Figures,
+    written: Figures,
+}
+
+/// The name of a row.
+pub(crate) fn row(what: &str, side: &str, services: usize, endpoints: u16) -> String {
+    format!("{what}, {side}, {services} × {endpoints}")
+}
+
+/// Measures, in a third of the rounds.
+pub(crate) fn run(rounds: usize) -> Result<Report> {
+    let rounds = rounds.div_ceil(3);
+    let mut rows = Vec::new();
+    let mut cluster = Cluster::new();
+    for (services, endpoints) in SIZES {
+        if (services, endpoints) == (1_000, 250) {
+            cluster = Cluster::new();
+        }
+        cluster.fill(services, endpoints);
+        let mut taken = <[Taken; 2]>::default();
+        for round in 1..=rounds {
+            eprintln!("publish: {services} × {endpoints}, round {round} of {rounds}");
+            for (side, taken) in SIDES.into_iter().zip(&mut taken) {
+                one_round(&cluster, side, taken)?;
+            }
+        }
+        rows.extend(rows_of(services, endpoints, &taken));
+    }
+    Ok(Report {
+        section: "publish",
+        about: "Objects to forwarding, Services × endpoints of each, by one API server; kube-proxy in nftables mode. Changes are timed \
+                from the API server's answer to the first connection that reaches the new endpoint. A third of the rounds.",
+        rows,
+    })
+}
+
+fn one_round(cluster: &Cluster, side: &str, taken: &mut Taken) -> Result<()> {
+    let mut connection = cluster.requests.connect();
+    let started = Instant::now();
+    let running = Running::start(cluster, side)?;
+    let seen = cluster.await_probe(running.node, PODS[0])?;
+    taken.forwarding.push((seen - started).as_secs_f64() * 1e3);
+    let (sync, table_work) = running.first_sync()?;
+    taken.sync.push(sync);
+    taken.table_work.push(table_work);
+    let (mut change, mut written) = (Figures::default(), Figures::default());
+    // Back to where the next round begins.
+    for change_number in 1..=CHANGES + CHANGES % 2 {
+        let took = cluster.move_probe(&mut connection, running.node, PODS[change_number % PODS.len()])?;
+        change.push(took.as_secs_f64() * 1e3);
+        written.push(running.seen_to_written()?);
+    }
+    taken.change.push(change.median());
+    taken.written.push(written.median());
+    Ok(())
+}
+
+fn rows_of(services: usize, endpoints: u16, taken: &[Taken; 2]) -> Vec<Row> {
+    let [ours, theirs] = taken;
+    let held = (services, endpoints) == HELD;
+    let name = |what: &str, place: usize| row(what, SIDES[place], services, endpoints);
+    let beside =
+        |what: &str, ours: &Figures, theirs: &Figures| Row::beside(&name(what, 0), "ms", ours, SIDES[1], theirs);
+    let table_work = name("planning and writing the tables for the first time", 0);
+    let written = name("of a change, from seen to written", 0);
+    let alone = |name: &str, figures: &Figures, most: f64| {
+        if held {
+            Row::below(name, "ms", figures, most)
+        } else {
+            Row::plain(name, "ms", figures)
+        }
+    };
+    vec![
+        Row::plain(&name(FIRST, 1), "ms", &theirs.sync),
+        if held {
+            Row::ratio(
+                &name(FIRST, 0),
+                "ms",
+                &ours.sync,
+                SIDES[1],
+                &theirs.sync,
+                Bound::AtMost(1.0 / 50.0),
+            )
+        } else {
+            beside(FIRST, &ours.sync, &theirs.sync)
+        },
+        alone(&table_work, &ours.table_work, 100.0),
+        Row::plain(&name("start to forwarding", 1), "ms", &theirs.forwarding),
+        beside("start to forwarding", &ours.forwarding, &theirs.forwarding),
+        Row::plain(&name(CHANGE, 1), "ms", &theirs.change),
+        alone(&name(CHANGE, 0), &ours.change, 5.0),
+        alone(&written, &ours.written, 1.0),
+    ]
+}
