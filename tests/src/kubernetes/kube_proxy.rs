@@ -62,3 +62,11 @@ impl KubeProxy {
         Ok([table("ip")?, table("ip6")?])
     }
 }
+
+impl Drop for KubeProxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("=== end of the log of {}\n{}", self.process.name(), self.process.log_end());
+        }
+    }
+}

@@ -60,18 +60,6 @@ const USERS: [(&str, &str, &str); 3] = [
     ("kube-proxy", "system:kube-proxy", ""),
 ];
 
-/// A running kube-proxy.
-#[derive(Debug)]
-pub struct KubeProxy(Process);
-
-impl Drop for KubeProxy {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("=== end of the log of {}\n{}", self.0.name(), self.0.log_end());
-        }
-    }
-}
-
 /// A running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -213,19 +201,6 @@ impl ControlPlane {
                 self.server.as_ref().map(Process::log_end).unwrap_or_default()
             ))
         });
-    }
-
-    /// Starts the real kube-proxy on a node, in its nftables mode; it ends when the value is dropped, its rules stay.
-    #[track_caller]
-    pub fn start_kube_proxy(&self, node: &Node) -> KubeProxy {
-        let ranges = |all: &str| all.split(',').map(str::to_owned).collect::<Vec<_>>();
-        let config = json!({ "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-            "mode": "nftables", "hostnameOverride": node.name, "clientConnection": { "kubeconfig": self.kube_proxy() },
-            "clusterCIDR": CLUSTER_CIDR, "nodePortAddresses": ranges(NODE_CIDR), "conntrack": { "maxPerCore": 0 } });
-        let file = self.folder.path().join(format!("kube-proxy-{}.conf", node.name));
-        fs::write(&file, config.to_string()).expect("a configuration");
-        let flags = [format!("--config={}", file.display())];
-        KubeProxy(Process::start(&node.ns, "kube-proxy", self.folder.path(), &flags))
     }
 
     /// A kubeconfig with exactly kube-proxy's rights.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lb_tests::agent::Agent;
 use lb_tests::assert::{OnFailure, eventually, throughout};
+use lb_tests::kubernetes::KubeProxy;
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{HeldConnections, tcp_request};
 use lb_tests::world::World;
@@ -57,7 +58,7 @@ fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection(
     scene.create_slice("web", &["pod1-2"]);
 
     // kube-proxy alone, with connections of a pod, of the node and from outside.
-    let kube_proxy = scene.cluster.start_kube_proxy(scene.world.node(1));
+    let kube_proxy = KubeProxy::start(&scene.cluster, scene.world.node(1));
     eventually(LIMIT, "kube-proxy forwards", || {
         let listed = node.ok(&["nft", "list", "ruleset"]);
         if listed.contains(&NODE_PORT.to_string()) {
@@ -115,7 +116,7 @@ fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection(
     scene.agents[0].set_arguments(&["--drain"]);
     scene.agents[0].restart();
     scene.settle();
-    let kube_proxy = scene.cluster.start_kube_proxy(scene.world.node(1));
+    let kube_proxy = KubeProxy::start(&scene.cluster, scene.world.node(1));
     let before = scene.agents[0].json(&["status"]);
     eventually(LIMIT, "kube-proxy forwards again", || {
         tcp_request(scene.world.pod("pod1-1"), at(VIP, PORT), None, SECOND).map(drop)

@@ -20,11 +20,7 @@ pub(super) fn state(world: &World, cluster: &ControlPlane, node: &Node) -> (Desi
         file: cluster.kube_proxy(),
         server: None,
     };
-    let mut config = ModelConfig::new(&node.name);
-    config.cluster_cidrs = CLUSTER_CIDR
-        .split(',')
-        .map(|range| range.parse().expect("a range"))
-        .collect();
+    let config = ModelConfig::new(&node.name);
     let source_state = world.fabric.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
