@@ -87,7 +87,7 @@ pub struct Route<A> {
     pub kind: RouteKind,
     /// Interface index, for [`RouteKind::Via`].
     pub ifindex: u32,
-    /// Next hop's address, for [`RouteKind::Via`].
+    /// Next hop's address, for [`RouteKind::Via`]; zero where the kernel is to find it once more, when the packet leaves.
     pub next_hop: A,
     /// The kernel's preferred source for this route; zero where it has none.
     pub source: A,

@@ -124,7 +124,12 @@ pub(crate) fn route<F: TableFamily>(
             Route {
                 kind: RouteKind::Via,
                 ifindex: fib.ifindex,
-                next_hop,
+                // See `neighbour`.
+                next_hop: if code == FIB_NO_NEIGHBOUR {
+                    F::Addr::default()
+                } else {
+                    next_hop
+                },
                 source,
                 // The kernel has put the way's MTU in the length's place.
                 mtu: if length == 0 {
@@ -209,8 +214,16 @@ pub(crate) fn prepend_link(ctx: *mut c_void, length: usize) -> bool {
 }
 
 /// Sends the packet out of a device by way of a neighbour; the return value is the program's.
+///
+/// Zero stands for a neighbour that is not known yet: then the kernel looks up the route itself. A packet that waits for its
+/// neighbour is sent, in the end, by the route that it carries (`neigh_update`, net/core/neighbour.c), and that of a packet
+/// of this host still leads to steer0 or lo unless the kernel puts another in its place.
 #[inline(always)]
 pub(crate) fn neighbour<F: TableFamily>(ifindex: u32, next_hop: F::Addr) -> i32 {
+    if next_hop == F::Addr::default() {
+        // SAFETY: the helper takes no parameters then.
+        return unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+    }
     // SAFETY: plain data for which zero is valid.
     let mut hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
     let w = F::to_words(next_hop);

@@ -118,3 +118,26 @@ fn a_backend_in_the_host_network_of_the_same_node_answers() {
         assert_eq!(reply.client_seen.ip(), scene.world.client().ip_like(addresses.cluster));
     }
 }
+
+/// A datagram is sent once: the kernel keeps it until the neighbour has answered, and must then send it to that neighbour.
+#[test]
+fn the_first_datagram_to_a_neighbour_that_is_not_known_yet_arrives() {
+    let mut scene = Scene::new();
+    let _dump = OnFailure::of(&scene.world);
+    let mut lost = Vec::new();
+    for backend in ["pod1-2", "pod2-1"] {
+        scene.put_endpoints(&[backend]);
+        scene.settle();
+        let node = scene.world.node(1);
+        for addresses in families() {
+            let node_port = at(node.ip_like(addresses.cluster), NODE_PORT);
+            for to in [at(addresses.cluster, PORT), node_port] {
+                node.ns.ip("neigh flush all");
+                if let Err(error) = udp_request(node, to, None, SECOND) {
+                    lost.push(format!("{to} at {backend}: {error}"));
+                }
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{lost:#?}");
+}

@@ -58,7 +58,7 @@ fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
 
 #[test]
 fn a_syn_that_is_sent_again_is_the_same_flow_whatever_other_endpoints_come() {
-    run_cases("syn-again", |family| {
+    run_cases(|family| {
         let (inside, outside) = (
             Flow::from_pod(family, Transport::Tcp),
             of_client(family, family.client()),

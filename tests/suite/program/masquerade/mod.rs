@@ -179,7 +179,7 @@ fn all_27_flows_reach_kube_proxys_endpoints_and_differ_from_it_only_where_listed
             }
         }
     }
-    let mut world = World::new("masquerade");
+    let mut world = World::shared();
     for family in Addresses::BOTH {
         world.clear();
         world.publish(&objects(family), &[(config::PORT_COUNT, 1000)]);
