@@ -66,7 +66,11 @@ impl KubeProxy {
 impl Drop for KubeProxy {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("=== end of the log of {}\n{}", self.process.name(), self.process.log_end());
+            eprintln!(
+                "=== end of the log of {}\n{}",
+                self.process.name(),
+                self.process.log_end()
+            );
         }
     }
 }

@@ -37,7 +37,7 @@ pub use requests::{Connection, Requests};
 
 use crate::assert::eventually;
 use crate::netns::Netns;
-use crate::world::{CLUSTER_CIDR, NODE_CIDR, Node, World};
+use crate::world::World;
 use process::{Process, program};
 
 /// Address of the API server: the fabric's on the LAN.

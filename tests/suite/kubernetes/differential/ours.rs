@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 use lb_tests::kubernetes::ControlPlane;
-use lb_tests::world::{CLUSTER_CIDR, Node, World};
+use lb_tests::world::{Node, World};
 use steerway::model::{
     BackendSet, Choice, DesiredState, Family, FrontendKind, ModelConfig, Protocol, ServicePort, ServicePortKey,
     SourceRanges, WhenEmpty, build,
