@@ -1,6 +1,7 @@
 //! Pins, hooks, interfaces, steer0 and cleanup, on the library itself: without an agent, with a node of namespaces.
 
 mod attach;
+mod budget;
 mod cleanup;
 mod clsact;
 mod device;
