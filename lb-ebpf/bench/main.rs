@@ -16,7 +16,7 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_redirect};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
@@ -56,6 +56,8 @@ static FRAMES_BY_FLOW: Array<[u64; FRAME_WORDS], FRAMES, MMAPABLE> = Array::new(
 static PROGRESS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 #[btf_map(name = "target")]
 static TARGET: ProgramArray<1> = ProgramArray::new();
+#[btf_map(name = "target_xdp")]
+static TARGET_XDP: ProgramArray<1> = ProgramArray::new();
 #[btf_map(name = "yardstick")]
 static YARDSTICK: LruHashMap<[u64; 2], u64, YARDSTICK_ENTRIES> = LruHashMap::new();
 
@@ -90,6 +92,23 @@ fn packet(ctx: TcContext) -> i32 {
     // SAFETY: the context is the program's own.
     unsafe { TARGET.tail_call(&ctx, 0) };
     NEXT
+}
+
+/// As [`packet`], at XDP.
+#[xdp(frags)]
+fn frame(ctx: XdpContext) -> u32 {
+    let Some((settings, progress)) = state() else {
+        return XDP_PASS;
+    };
+    let (data, end) = (ctx.data(), ctx.data_end());
+    progress[1] += is_good(settings, data, end) as u64;
+    let number = turn(progress, settings[setting::COUNT]);
+    if let Some(frame) = FRAMES_BY_FLOW.get(number as u32) {
+        write(data, end, frame);
+    }
+    // SAFETY: the context is the program's own.
+    unsafe { TARGET_XDP.tail_call(&ctx, 0) };
+    XDP_PASS
 }
 
 /// Whether the packet shows that it was translated as told.
@@ -173,12 +192,35 @@ fn nothing(_ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// The same at XDP.
+#[xdp(frags)]
+fn nothing_xdp(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
 /// The yardsticks' loop without the table.
 #[classifier]
 fn bare_loop(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
         let key = key(turn(progress, settings[setting::COUNT]));
         progress[1] += core::hint::black_box(key)[1] & 1;
+    }
+    NEXT
+}
+
+/// What a packet's change costs at tc beyond the change: the two helpers that mend its sum, for addresses and for ports.
+#[classifier]
+fn checksums(ctx: TcContext) -> i32 {
+    /// Offset of a TCP checksum.
+    const OFFSET: u32 = 50;
+    const PSEUDO_HEADER: u64 = 0x10;
+    if let Some((settings, progress)) = state() {
+        let key = key(turn(progress, settings[setting::COUNT]));
+        for flags in [PSEUDO_HEADER, 0] {
+            // SAFETY: the context is the program's own. Size 0 in the flags means that the last number is a difference.
+            let failed = unsafe { bpf_l4_csum_replace(ctx.skb.skb, OFFSET, 0, key[0] & 0xffff, flags) };
+            progress[1] += (failed == 0) as u64;
+        }
     }
     NEXT
 }

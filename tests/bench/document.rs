@@ -82,8 +82,8 @@ fn line(
 
 fn flows(reports: &[Report]) -> Plot {
     let kinds = ["TCP v4", "TCP v6", "UDP v4"].map(|kind| {
-        line(reports, &format!("established {kind}, forward"), &SIZES, |flows| {
-            format!("established {kind}, forward, {flows} flows")
+        line(reports, &format!("established {kind}, forward, XDP"), &SIZES, |flows| {
+            format!("established {kind}, forward, {flows} flows, XDP")
         })
     });
     let yardstick = line(reports, "one look-up, kernel LRU hash", &SIZES, |flows| {

@@ -44,9 +44,10 @@ impl Figures {
         self.quartile(2)
     }
 
-    /// The distance between the quartiles over the median.
+    /// The distance between the quartiles over the median; none where all rounds are alike, also at nought.
     pub(crate) fn spread(&self) -> f64 {
-        (self.quartile(3) - self.quartile(1)) / self.median()
+        let distance = self.quartile(3) - self.quartile(1);
+        if distance > 0.0 { distance / self.median() } else { 0.0 }
     }
 
     /// The 95 % interval of the mean, by Student's distribution over the logarithms: for ratios, whose inverse has the inverse
@@ -89,6 +90,7 @@ mod tests {
         assert!((figures.median() - 3.0).abs() < 1e-9);
         assert!((figures.spread() - 2.0 / 3.0).abs() < 1e-9);
         assert!((Figures(vec![1.0, 2.0]).median() - 1.5).abs() < 1e-9);
+        assert!(Figures(vec![0.0]).spread().abs() < 1e-9);
     }
 
     #[test]

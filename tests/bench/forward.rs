@@ -27,9 +27,6 @@ const FLOWS: usize = 32_768;
 const PACKETS: u32 = 48 * FLOWS as u32;
 /// Bytes of a frame.
 const LENGTH: usize = 96;
-/// The far end's and the uplink's link addresses, as worlds have them.
-const FAR_MAC: [u8; 6] = [2, 0x31, 0, 0, 0, 1];
-const NODE_MAC: [u8; 6] = [2, 0x31, 0, 0, 0, 11];
 /// Where the frames go to.
 const FRONTEND: ([u8; 4], u16) = ([203, 0, 113, 10], 80);
 /// Backends, and their port.
@@ -161,7 +158,7 @@ impl Stand {
 
     /// Sends packets, the flows in turn; a million packets a second that came back as they should.
     fn send(&self, programs: &mut Programs, packets: u32) -> Result<f64> {
-        let frames = Frames::new(false, Kind::Udp, LENGTH).link(FAR_MAC, NODE_MAC);
+        let frames = Frames::new(false, Kind::Udp, LENGTH);
         for flow in 0..FLOWS {
             let to = match self.side {
                 Side::Plain => backend(flow),

@@ -10,6 +10,10 @@ pub(crate) const WORDS: usize = 12;
 /// Bytes of the link header.
 const LINK: usize = 14;
 
+/// Link addresses of an uplink's far end and of the first node's uplink, as worlds have them: XDP forwards what is sent to it alone.
+const FAR_MAC: [u8; 6] = [2, 0x31, 0, 0, 0, 1];
+const NODE_MAC: [u8; 6] = [2, 0x31, 0, 0, 0, 11];
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -32,7 +36,7 @@ impl Frames {
     /// `length` bytes a frame: 96, or what a segment without payload has (54 for IPv4, 74 for IPv6).
     pub(crate) fn new(v6: bool, kind: Kind, length: usize) -> Self {
         let nobody: IpAddr = if v6 { [0; 16].into() } else { [0; 4].into() };
-        let packet = Packet::new(nobody, nobody);
+        let packet = Packet::new(nobody, nobody).macs(FAR_MAC, NODE_MAC);
         let (packet, headers, sum) = match kind {
             Kind::Tcp(flags) => (packet.tcp(0, 0, flags), 20, 16),
             Kind::Udp => (packet.udp(0, 0), 8, 6),
@@ -49,13 +53,6 @@ impl Frames {
             v6,
             sum: LINK + network + sum,
         }
-    }
-
-    /// The same with these link addresses.
-    pub(crate) fn link(mut self, source: [u8; 6], destination: [u8; 6]) -> Self {
-        self.template[..6].copy_from_slice(&destination);
-        self.template[6..12].copy_from_slice(&source);
-        self
     }
 
     /// The bytes of a frame as the kernel is given it at first.
@@ -125,7 +122,7 @@ mod tests {
             let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
             for kind in [Kind::Tcp("S"), Kind::Udp] {
                 let frames = Frames::new(from.is_ipv6(), kind, 96);
-                let packet = Packet::new(from.ip(), to.ip());
+                let packet = Packet::new(from.ip(), to.ip()).macs(FAR_MAC, NODE_MAC);
                 let packet = match kind {
                     Kind::Tcp(flags) => packet.tcp(from.port(), to.port(), flags),
                     Kind::Udp => packet.udp(from.port(), to.port()),

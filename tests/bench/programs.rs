@@ -30,6 +30,19 @@ pub(crate) struct Sign {
     pub(crate) value: [u8; 8],
 }
 
+/// Which hook a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Tc,
+    Xdp,
+}
+
+/// What is measured.
+pub(crate) struct Target {
+    place: Place,
+    program: ProgramFd,
+}
+
 /// The loaded object.
 pub(crate) struct Programs {
     object: Ebpf,
@@ -37,6 +50,7 @@ pub(crate) struct Programs {
     frames: Words,
     progress: aya::maps::PerCpuArray<MapData, [u64; 2]>,
     target: ProgramArray<MapData>,
+    target_xdp: ProgramArray<MapData>,
     ifindex: u32,
 }
 
@@ -63,6 +77,7 @@ impl Programs {
             frames: words(&take("frames")?, WORDS << 20)?,
             progress: aya::maps::PerCpuArray::try_from(take("progress")?)?,
             target: ProgramArray::try_from(take("target")?)?,
+            target_xdp: ProgramArray::try_from(take("target_xdp")?)?,
             object,
             ifindex,
         })
@@ -85,26 +100,56 @@ impl Programs {
     /// With a sign, all but the last must have come out so, and one in a thousand that found no room.
     pub(crate) fn packets(
         &mut self,
-        target: &ProgramFd,
+        target: &Target,
         first: &[u8],
         count: u64,
         repeat: u32,
         sign: Option<Sign>,
     ) -> Result<f64> {
-        self.target.set(0, target, 0)?;
+        let (nanoseconds, good) = self.send_to(target, first, count, repeat, sign)?;
+        ensure!(
+            sign.is_none() || good + 1 + u64::from(repeat / 1000) >= u64::from(repeat),
+            "of {repeat} packets at {:?} only {good} came out as they should",
+            target.place
+        );
+        Ok(nanoseconds)
+    }
+
+    /// As [`Self::packets`]; how many came out with the sign, the last one not counted.
+    pub(crate) fn count(
+        &mut self,
+        target: &Target,
+        first: &[u8],
+        count: u64,
+        repeat: u32,
+        sign: Sign,
+    ) -> Result<usize> {
+        Ok(self.send_to(target, first, count, repeat, Some(sign))?.1 as usize)
+    }
+
+    fn send_to(
+        &mut self,
+        target: &Target,
+        first: &[u8],
+        count: u64,
+        repeat: u32,
+        sign: Option<Sign>,
+    ) -> Result<(f64, u64)> {
+        match target.place {
+            Place::Tc => self.target.set(0, &target.program, 0)?,
+            Place::Xdp => self.target_xdp.set(0, &target.program, 0)?,
+        }
         self.settings.store(0, count);
         self.look_for(sign.unwrap_or(Sign {
             offset: 0,
             mask: [0; 8],
             value: [0; 8],
         }));
-        let nanoseconds = self.run("packet", first, repeat)?;
-        let good = self.good()?;
-        ensure!(
-            sign.is_none() || good + 1 + u64::from(repeat / 1000) >= u64::from(repeat),
-            "of {repeat} packets only {good} came out as they should"
-        );
-        Ok(nanoseconds)
+        let nanoseconds = match target.place {
+            Place::Tc => self.run("packet", first, repeat)?,
+            Place::Xdp => self.run_xdp(first, repeat)?,
+        };
+        Ok((nanoseconds, self.good()?))
     }
 
     /// Puts the sink at XDP of a device of the calling thread's namespace, for as long as this value lives.
@@ -128,7 +173,7 @@ impl Programs {
         self.settings.store(4, device.into());
         self.look_for(sign);
         self.begin()?;
-        let generator: &Xdp = self.object.program("generate").context("no generator")?.try_into()?;
+        let generator = self.xdp("generate")?;
         let start = Instant::now();
         xdp::send(generator.fd()?.as_fd(), first, repeat)?;
         let nanoseconds = start.elapsed().as_secs_f64() * 1e9;
@@ -148,8 +193,25 @@ impl Programs {
     }
 
     /// The target that does nothing.
-    pub(crate) fn nothing(&self) -> Result<ProgramFd> {
-        Ok(self.program("nothing")?.fd()?.try_clone()?)
+    pub(crate) fn nothing(&self, place: Place) -> Result<Target> {
+        let program = match place {
+            Place::Tc => self.program("nothing")?.fd()?.try_clone()?,
+            Place::Xdp => self.xdp("nothing_xdp")?.fd()?.try_clone()?,
+        };
+        Ok(Target { place, program })
+    }
+
+    fn xdp(&self, name: &str) -> Result<&Xdp> {
+        let program = self.object.program(name);
+        Ok(program.with_context(|| format!("no program {name}"))?.try_into()?)
+    }
+
+    fn run_xdp(&mut self, frame: &[u8], repeat: u32) -> Result<f64> {
+        self.begin()?;
+        let program = self.xdp("frame")?.fd()?;
+        let start = Instant::now();
+        xdp::run_often(program.as_fd(), frame, self.ifindex, repeat)?;
+        Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(repeat))
     }
 
     fn program(&self, name: &str) -> Result<&SchedClassifier> {
@@ -185,7 +247,7 @@ fn words(map: &Map, count: usize) -> Result<Words> {
 }
 
 /// The agent's program of a name: the one that uses the flow table whose id is given.
-pub(crate) fn agents(name: &str, flows: u32) -> Result<ProgramFd> {
+pub(crate) fn agents(name: &str, flows: u32) -> Result<Target> {
     let uses = |info: &ProgramInfo| {
         let maps = info.map_ids().ok().flatten();
         info.name_as_str() == Some(name) && maps.is_some_and(|ids| ids.contains(&flows))
@@ -195,5 +257,7 @@ pub(crate) fn agents(name: &str, flows: u32) -> Result<ProgramFd> {
         .filter(uses)
         .max_by_key(ProgramInfo::id);
     let info = newest.with_context(|| format!("the agent has no program {name}"))?;
-    Ok(info.fd()?)
+    let place = if name.ends_with("_xdp") { Place::Xdp } else { Place::Tc };
+    let program = info.fd()?;
+    Ok(Target { place, program })
 }

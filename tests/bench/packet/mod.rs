@@ -4,9 +4,12 @@
 //! and sends packets of one to a million of them, forward and back; the yardsticks are taken in the same round:
 //! `L(n)`, one look-up in a kernel LRU hash among n keys of 16 bytes, and `I`, one insertion there, a million of them.
 //!
+//! At XDP the same flows are met by the same tables; what it costs a frame is measured by a loop of its own.
 //! Of a row the loop around it is taken off (writing the frame, measured with a target that does nothing, at the same number of
 //! frames) and the yardsticks' bare loop is put on, so that both sides of a ratio hold the same loop.
 
+mod flood;
+mod rows;
 mod scene;
 
 use std::collections::BTreeMap;
@@ -14,15 +17,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::ProgramFd;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use steerway::flows::Flow;
 
-use self::scene::{BACKEND_PORT, MOST_FLOWS, Scene, client, frontend};
+use self::scene::{BACKEND_PORT, MOST_FLOWS, Scene, TABLE_FLOWS, client, frontend};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
-use crate::programs::{Programs, Sign, agents};
-use crate::report::{Bound, Report, Row};
+use crate::programs::{Place, Programs, Sign, Target, agents};
+use crate::report::Report;
 
 /// Numbers of flows that rows are taken at.
 pub(crate) const SIZES: [usize; 4] = [1, 1_000, 64_000, MOST_FLOWS];
@@ -38,13 +41,17 @@ const MANY: u16 = 9_999;
 /// Flows of the comparison between few and many Services.
 const HOT: usize = 1_000;
 
+/// Hooks that see what is no Service's.
+const HOOKS: [&str; 5] = ["uplink_xdp", "uplink_in", "uplink_out", "pod_in", "pod_out"];
+
 /// Figures by name.
 type All = BTreeMap<String, Figures>;
 
 /// Measures.
 pub(crate) fn run(rounds: usize) -> Result<Report> {
-    let few = Scene::new(FEW)?;
-    let many = Scene::new(MANY)?;
+    let floods = flood::run()?;
+    let few = Scene::new(FEW, TABLE_FLOWS)?;
+    let many = Scene::new(MANY, TABLE_FLOWS)?;
     let mut all = All::new();
     for round in 1..=rounds {
         eprintln!("packet: round {round} of {rounds}");
@@ -52,7 +59,9 @@ pub(crate) fn run(rounds: usize) -> Result<Report> {
         in_scene(&many, |ifindex| hot_flows(&many, ifindex, "10,000 Services", &mut all))?;
         in_scene(&few, |ifindex| hot_flows(&few, ifindex, "10 Services", &mut all))?;
     }
-    Ok(report(&all))
+    let mut report = rows::report(&all);
+    report.rows.extend(floods);
+    Ok(report)
 }
 
 /// In the first node's namespace, on one processor; the index is its uplink's.
@@ -151,27 +160,37 @@ fn one_round(scene: &Scene, ifindex: u32, all: &mut All) -> Result<()> {
         "loop".to_owned(),
         programs.yardstick("bare_loop", MOST_FLOWS as u64, PACKETS)?,
     );
-    let nothing = programs.nothing()?;
+    note(
+        "checksums".to_owned(),
+        programs.yardstick("checksums", MOST_FLOWS as u64, PACKETS)?,
+    );
     for kind in [Kind::Tcp("S"), Kind::Udp] {
         for v6 in [false, true] {
             let traffic = Traffic { v6, kind };
             let name = traffic.name();
-            let incoming = agents("uplink_in", scene.table_id(v6)?)?;
+            let table = scene.table_id(v6)?;
+            let incoming = Incoming {
+                tc: agents("uplink_in", table)?,
+                xdp: agents("uplink_xdp", table)?,
+            };
             let forward: Ends = (0..MOST_FLOWS)
                 .map(|number| (client(v6, number), frontend(v6)))
                 .collect();
             let frames = Frames::new(v6, kind, LENGTH);
             let first = frames.first();
 
-            scene.clear();
             lay_out(&programs, &frames, &forward);
-            for flows in SIZES {
-                let empty = programs.packets(&nothing, &first, flows as u64, repeat(flows), None)?;
-                note(format!("empty {name} {flows}"), empty);
-            }
             let out = traffic.to_a_backend();
-            let new = programs.packets(&incoming, &first, MOST_FLOWS as u64, PACKETS, Some(out))?;
-            note(format!("new {name}"), new);
+            for (place, target) in incoming.both() {
+                let nothing = programs.nothing(place)?;
+                for flows in SIZES {
+                    let empty = programs.packets(&nothing, &first, flows as u64, repeat(flows), None)?;
+                    note(format!("{place:?} empty {name} {flows}"), empty);
+                }
+                scene.clear();
+                let new = programs.packets(target, &first, MOST_FLOWS as u64, PACKETS, Some(out))?;
+                note(format!("{place:?} new {name}"), new);
+            }
 
             let started = Instant::now();
             let flows = scene.flows();
@@ -182,40 +201,59 @@ fn one_round(scene: &Scene, ifindex: u32, all: &mut All) -> Result<()> {
                 "{} of {MOST_FLOWS} flows stand",
                 flows.len()
             );
-            let mut back = vec![(frontend(v6), frontend(v6)); MOST_FLOWS];
-            for flow in &flows {
-                *back.get_mut(number(flow.client)).context("a client of ours")? = (flow.backend, flow.source);
-            }
+            let back = replies(&flows, v6)?;
             drop(flows);
 
             let restored = traffic.source_port(frontend(v6).port());
             for (ends, sign, flags) in [(&back, restored, "SA"), (&forward, out, "A")] {
                 let frames = Frames::new(v6, traffic.flags(flags), LENGTH);
                 lay_out(&programs, &frames, ends);
-                programs.packets(&incoming, &frames.first(), MOST_FLOWS as u64, PACKETS, Some(sign))?;
+                programs.packets(&incoming.tc, &frames.first(), MOST_FLOWS as u64, PACKETS, Some(sign))?;
             }
             let established = Frames::new(v6, traffic.flags("A"), LENGTH);
+            let first = established.first();
             for (direction, ends, sign) in [("forward", &forward, out), ("reply", &back, restored)] {
                 lay_out(&programs, &established, ends);
                 for flows in SIZES {
-                    // What a second without packets leaves to be noted is noted first.
-                    let warm = |programs: &mut Programs, repeat| {
-                        programs.packets(&incoming, &established.first(), flows as u64, repeat, Some(sign))
-                    };
-                    warm(&mut programs, flows as u32)?;
-                    note(
-                        format!("{direction} {name} {flows}"),
-                        warm(&mut programs, repeat(flows))?,
-                    );
+                    for (place, target) in incoming.both() {
+                        // What a second without packets leaves to be noted is noted first.
+                        programs.packets(target, &first, flows as u64, flows as u32, Some(sign))?;
+                        let cost = programs.packets(target, &first, flows as u64, repeat(flows), Some(sign))?;
+                        note(format!("{place:?} {direction} {name} {flows}"), cost);
+                    }
                 }
             }
+            note(format!("sweep {name}"), scene.sweep()?);
             if kind != Kind::Udp {
                 strangers(&mut programs, scene, traffic, &mut note)?;
-                refused(&mut programs, &incoming, traffic, &mut note)?;
+                for (place, target) in incoming.both() {
+                    refused(&mut programs, place, target, traffic, &mut note)?;
+                }
             }
         }
     }
     Ok(())
+}
+
+/// The programs at an uplink's ingress.
+struct Incoming {
+    tc: Target,
+    xdp: Target,
+}
+
+impl Incoming {
+    fn both(&self) -> [(Place, &Target); 2] {
+        [(Place::Tc, &self.tc), (Place::Xdp, &self.xdp)]
+    }
+}
+
+/// The ends of the replies of flows, in the order of their clients' numbers; where a flow is missing, of none.
+fn replies(flows: &[Flow], v6: bool) -> Result<Ends> {
+    let mut back = vec![(frontend(v6), frontend(v6)); MOST_FLOWS];
+    for flow in flows {
+        *back.get_mut(number(flow.client)).context("a client of ours")? = (flow.backend, flow.source);
+    }
+    Ok(back)
 }
 
 /// The number of a client.
@@ -238,7 +276,7 @@ fn strangers(
     let frames = Frames::new(traffic.v6, traffic.flags("A"), LENGTH);
     let to = SocketAddr::new(scene.world.node(2).ip_like(frontend(traffic.v6).ip()), PORT);
     lay_out(programs, &frames, &[(client(traffic.v6, 0), to)]);
-    for hook in ["uplink_in", "uplink_out", "pod_in", "pod_out"] {
+    for hook in HOOKS {
         let target = agents(hook, scene.table_id(traffic.v6)?)?;
         let sign = traffic.destination_port(PORT);
         let cost = programs.packets(&target, &frames.first(), 1, PACKETS, Some(sign))?;
@@ -250,7 +288,8 @@ fn strangers(
 /// Connections to a port that a ClusterIP does not have.
 fn refused(
     programs: &mut Programs,
-    incoming: &ProgramFd,
+    place: Place,
+    incoming: &Target,
     traffic: Traffic,
     note: &mut impl FnMut(String, f64),
 ) -> Result<()> {
@@ -265,7 +304,7 @@ fn refused(
     );
     let sign = traffic.source_port(PORT);
     let cost = programs.packets(incoming, &frames.first(), 1, REFUSALS, Some(sign))?;
-    note(format!("refused {}", traffic.name()), cost);
+    note(format!("{place:?} refused {}", traffic.name()), cost);
     Ok(())
 }
 
@@ -291,100 +330,4 @@ fn hot_flows(scene: &Scene, ifindex: u32, label: &str, all: &mut All) -> Result<
         note(format!("{name} {label}"), cost);
     }
     Ok(())
-}
-
-/// The rows with their yardsticks and goals.
-fn report(all: &All) -> Report {
-    let of = |name: String| all.get(&name).unwrap_or_else(|| panic!("no figures of {name}"));
-    let bare = of("loop".to_owned());
-    let mut rows = vec![
-        Row::plain("bare loop", "ns", bare),
-        Row::plain(
-            "I: one insertion of a million, kernel LRU hash",
-            "ns",
-            of("I".to_owned()),
-        ),
-    ];
-    for flows in SIZES {
-        rows.push(Row::plain(
-            &format!("L({flows}): one look-up, kernel LRU hash"),
-            "ns",
-            of(format!("L({flows})")),
-        ));
-    }
-    let established = [2.8, 1.5, 1.0, 1.0];
-    for traffic in ["TCP v4", "TCP v6", "UDP v4", "UDP v6"] {
-        for direction in ["forward", "reply"] {
-            for (flows, goal) in SIZES.into_iter().zip(established) {
-                let goal = if (traffic, direction) == ("TCP v4", "forward") {
-                    goal
-                } else {
-                    goal * 1.3
-                };
-                let net =
-                    of(format!("{direction} {traffic} {flows}")).less(of(format!("empty {traffic} {flows}")), bare);
-                let name = format!("established {traffic}, {direction}, {flows} flows");
-                rows.push(Row::ratio(
-                    &name,
-                    "ns",
-                    &net,
-                    &format!("L({flows})"),
-                    of(format!("L({flows})")),
-                    Bound::AtMost(goal),
-                ));
-            }
-        }
-        let net = of(format!("new {traffic}")).less(of(format!("empty {traffic} {MOST_FLOWS}")), bare);
-        rows.push(Row::ratio(
-            &format!("new {traffic}, a million"),
-            "ns",
-            &net,
-            "I",
-            of("I".to_owned()),
-            Bound::AtMost(1.7),
-        ));
-        rows.push(Row::below(
-            &format!("dump of a million flows, {traffic}"),
-            "ms",
-            of(format!("dump {traffic}")),
-            100.0,
-        ));
-    }
-    for traffic in ["TCP v4", "TCP v6"] {
-        let empty = of(format!("empty {traffic} 1"));
-        for hook in ["uplink_in", "uplink_out", "pod_in", "pod_out"] {
-            let net = of(format!("stranger {traffic} {hook}")).less(empty, bare);
-            let name = format!("no Service's, {traffic}, {hook}");
-            rows.push(Row::ratio(
-                &name,
-                "ns",
-                &net,
-                "L(1)",
-                of("L(1)".to_owned()),
-                Bound::AtMost(1.0),
-            ));
-        }
-        let net = of(format!("refused {traffic}")).less(empty, bare);
-        rows.push(Row::plain(&format!("refused {traffic}"), "ns", &net));
-    }
-    for (name, what) in [("hot", "established"), ("opened", "repeated SYN")] {
-        rows.push(Row::plain(
-            &format!("{what}, 1,000 flows, 10 Services"),
-            "ns",
-            of(format!("{name} 10 Services")),
-        ));
-        rows.push(Row::ratio(
-            &format!("{what}, 1,000 flows, 10000 Services"),
-            "ns",
-            of(format!("{name} 10,000 Services")),
-            "10 Services",
-            of(format!("{name} 10 Services")),
-            Bound::AtMost(1.1),
-        ));
-    }
-    Report {
-        section: "packet",
-        about: "Nanoseconds a packet inside the kernel, the programs alone; the bare loop is part of both sides of a ratio.",
-        rows,
-    }
 }

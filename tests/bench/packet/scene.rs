@@ -4,12 +4,14 @@
 //! the uplink is translated on both sides. Further Services stand beside it, as many as are asked for.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use lb_tests::agent::Agent;
 use lb_tests::objects::{Folder, NodeObject, SliceObject, documents, service, slice};
 use lb_tests::world::World;
-use steerway::flows::{Flow, dump};
+use steerway::datapath::clock::Clock;
+use steerway::flows::{Flow, Sweeper, dump};
 use steerway::maps::{BpfStore, MapStore as _, Table};
 
 /// The Service's port.
@@ -21,8 +23,8 @@ const PORTS: u16 = 8;
 const HOSTS: u8 = 200;
 /// Most flows at once.
 pub(super) const MOST_FLOWS: usize = 1 << 20;
-/// Flows that the table is made for: in one for just as many, some of a million that nobody has answered displace others.
-const TABLE_FLOWS: usize = 2 * MOST_FLOWS;
+/// Flows that the table of [`Scene::new`] is made for: in one for just as many, some of a million that nobody has answered displace others.
+pub(super) const TABLE_FLOWS: usize = 2 * MOST_FLOWS;
 
 /// The scene. The agent goes before the world.
 pub(super) struct Scene {
@@ -34,9 +36,18 @@ pub(super) struct Scene {
 
 impl Scene {
     /// A world of two nodes with an agent on the first, and as many Services beside the one that is measured, with ten endpoints
-    /// each.
-    pub(super) fn new(others: u16) -> Result<Self> {
-        let world = World::builder().pods_per_node(1).build();
+    /// each, and a table that is made for a number of flows.
+    pub(super) fn new(others: u16, table_flows: usize) -> Result<Self> {
+        let world = World::builder().pods_per_node(1).xdp().build();
+        // XDP sends to nobody whose address it does not know.
+        let node2 = world.node(2);
+        world.node(1).ns.ip_batch(&format!(
+            "neigh replace {} lladdr 02:31:00:00:00:0c dev eth0 nud permanent\n\
+             neigh replace {} lladdr 02:31:00:00:00:0c dev eth0 nud permanent\n\
+             neigh replace 172.31.0.1 lladdr 02:31:00:00:00:01 dev eth0 nud permanent\n\
+             neigh replace fd00:31::1 lladdr 02:31:00:00:00:01 dev eth0 nud permanent\n",
+            node2.ip4, node2.ip6
+        ));
         let folder = Folder::new();
         for node in world.nodes() {
             folder.put(&NodeObject::from(node));
@@ -59,13 +70,19 @@ impl Scene {
             }
         }
         folder.write("others.yaml", &other_services(others));
-        let flows = TABLE_FLOWS.to_string();
+        let flows = table_flows.to_string();
         let mut agent = Agent::start(
             world.node(1),
             &folder,
-            &["--flow-entries", &flows, "--answer-rate", "1000000"],
+            &["--flow-entries", &flows, "--answer-rate", "1000000", "--xdp", "native"],
         );
         agent.wait_ready();
+        // A file that cannot be read would leave them out.
+        let read = &agent.json(&["status"])["source"]["services"];
+        ensure!(
+            *read == u64::from(others) + 1,
+            "the agent has read {read} Services, not {others} and one"
+        );
         let store = BpfStore::open(&agent.pin_dir().join("maps")).context("the agent's maps")?;
         Ok(Self {
             agent,
@@ -89,6 +106,14 @@ impl Scene {
         }
     }
 
+    /// Sweeps both families' tables as the agent does; milliseconds.
+    pub(super) fn sweep(&self) -> Result<f64> {
+        let now = Clock::open()?.jiffies()?;
+        let started = Instant::now();
+        Sweeper::default().sweep(&self.store, now);
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    }
+
     /// The flows that stand.
     pub(super) fn flows(&self) -> Vec<Flow> {
         dump(&self.store, 0).collect()
@@ -108,6 +133,7 @@ fn other_services(count: u16) -> String {
         let endpoints = (1..=10).fold(empty_slice(&name, "0", false, BACKEND_PORT), |object, host| {
             object.endpoint(Ipv4Addr::new(10, 128 + high, low, host)).node("node2")
         });
+        text += "---\n";
         text += &documents(&[&other, &endpoints]);
     }
     text

@@ -67,6 +67,22 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32) -> io::Result<Ou
     })
 }
 
+/// Runs a program `repeat` times on one frame, which the kernel does not restore in between, on one processor, in the calling
+/// thread's namespace.
+pub fn run_often(program: BorrowedFd<'_>, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<()> {
+    let mut context = [0; CONTEXT_BYTES];
+    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+    let run = Run {
+        program: program.as_raw_fd(),
+        flags: 0,
+        repeat,
+        batch: 0,
+    };
+    let mut bytes = vec![0; frame.len() + ROOM];
+    run.on(frame, &context, &mut bytes, &mut [0; CONTEXT_BYTES]).map(drop)
+}
+
 /// Runs a program on `count` live frames as long as `frame`: what it redirects is sent. A frame's bytes are at first those of
 /// `frame`, later what the last receiver left of them. The devices are those of the calling thread's namespace.
 pub fn send(program: BorrowedFd<'_>, frame: &[u8], count: u32) -> io::Result<()> {
