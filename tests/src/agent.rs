@@ -196,6 +196,11 @@ impl Agent {
         usual
     }
 
+    /// The program of the next start and of the command line.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Replaces the program of the next start and of the command line: another version, for an upgrade.
     pub fn set_binary(&mut self, path: impl Into<PathBuf>) {
         self.binary = path.into();

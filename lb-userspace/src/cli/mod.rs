@@ -9,6 +9,7 @@ mod cleanup;
 mod flows;
 mod migrate;
 mod output;
+mod prepare;
 mod run;
 mod services;
 mod settings;
@@ -45,6 +46,7 @@ struct Cli {
 enum Command {
     Run(run::Options),
     Check(check::Options),
+    Prepare(prepare::Options),
     Status(status::Options),
     Services(services::Options),
     Backends(backends::Options),
@@ -99,6 +101,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     match command {
         Command::Run(options) => run::run(options, out),
         Command::Check(options) => check::run(options, out),
+        Command::Prepare(options) => prepare::run(options, out),
         Command::Status(options) => status::run(options, out),
         Command::Services(options) => services::run(options, out),
         Command::Backends(options) => backends::run(options, out),

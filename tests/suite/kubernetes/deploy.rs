@@ -99,6 +99,54 @@ fn the_agent_uses_every_right_of_its_role_and_asks_for_no_other() {
     assert!(unused.is_subset(&seldom), "never used: {unused:?}");
 }
 
+#[test]
+fn the_unprivileged_agent_has_the_capabilities_that_it_needs_and_names_one_that_it_lacks() {
+    let world = World::builder().nodes(1).build();
+    let _dump = OnFailure::of(&world);
+    let cluster = ControlPlane::start(&world, &[PRIVILEGED]);
+    let folder = deploy("kustomize/unprivileged").display().to_string();
+    cluster.kubectl(&["apply", "-k", &folder], "");
+    let path = "jsonpath={.spec.template.spec.containers[0].securityContext.capabilities.add}";
+    let given = cluster.kubectl(&["get", "daemonset/steerway", "-n", "kube-system", "-o", path], "");
+    let given: Vec<String> = serde_json::from_str(&given).expect("a list of capabilities");
+    assert!(!given.is_empty());
+
+    let node = world.node(1);
+    let mut agent = Agent::prepare(node, deploy("examples"), &[]);
+    let binary = agent.binary().to_owned();
+    let limited = |names: &[String]| {
+        let list = format!("-all,+{}", names.join(",+").to_lowercase());
+        let script = tempfile::NamedTempFile::new().expect("a file").into_temp_path();
+        let text = format!(
+            "#!/bin/sh\nexec setpriv --bounding-set={list} --inh-caps=-all --no-new-privs {} \"$@\"\n",
+            binary.display()
+        );
+        fs::write(&script, text).expect("a script");
+        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a script");
+        script
+    };
+    for lacking in &given {
+        let rest: Vec<String> = given.iter().filter(|name| *name != lacking).cloned().collect();
+        let script = limited(&rest);
+        let output = node.ns.cmd(&[script.to_str().expect("a path"), "check"]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success(), "without {lacking}: {said}");
+        assert!(said.contains(&format!("CAP_{lacking}")), "without {lacking}: {said}");
+    }
+    let prepared = agent.cli(&["prepare"]);
+    assert!(
+        prepared.status.success(),
+        "{}",
+        String::from_utf8_lossy(&prepared.stderr)
+    );
+    let script = limited(&given);
+    agent.set_binary(&*script);
+    agent.restart();
+    agent.wait_ready();
+    // What ends it and cleans up has all rights again.
+    agent.set_binary(binary.clone());
+}
+
 /// A template of the chart with the chart's default values. Each expression that the chart uses stands here with what it becomes;
 /// another one is an error.
 #[track_caller]

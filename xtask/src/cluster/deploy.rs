@@ -6,6 +6,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::Args;
 
 use super::{
     images,
@@ -14,8 +15,15 @@ use super::{
 };
 use crate::{exec, phases::Phases, workspace::Workspace};
 
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// With three capabilities and an init container instead of all privileges.
+    #[arg(long)]
+    unprivileged: bool,
+}
+
 /// Deploys, or deploys anew.
-pub(super) fn run(workspace: &Workspace, folders: &Folders, phases: &mut Phases) -> Result<()> {
+pub(super) fn run(options: &Options, workspace: &Workspace, folders: &Folders, phases: &mut Phases) -> Result<()> {
     let workers = folders.workers();
     ensure!(!workers.is_empty(), "no cluster is up: `cargo xtask cluster up`");
     phases.time("image", || {
@@ -23,7 +31,12 @@ pub(super) fn run(workspace: &Workspace, folders: &Folders, phases: &mut Phases)
         import(folders, &workers, &archive)
     })?;
     phases.time("manifests", || {
-        let folder = folders.root.join("tests/cluster/overlay");
+        let overlay = if options.unprivileged {
+            "overlay-unprivileged"
+        } else {
+            "overlay"
+        };
+        let folder = folders.root.join("tests/cluster").join(overlay);
         let set = [
             "-n",
             "kube-system",

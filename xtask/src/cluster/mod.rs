@@ -55,7 +55,7 @@ enum Action {
     /// Take the cluster away, with everything that it made.
     Down,
     /// Build the agent, load its image on every worker and apply deploy/ with kubectl.
-    Deploy,
+    Deploy(deploy::Options),
     /// Run Kubernetes' own end-to-end tests and compare what ran, by name, with what kube-proxy passes.
     E2e(e2e::Options),
     /// Run kubectl as the cluster's administrator.
@@ -108,7 +108,7 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
     if !options.prepared {
         match &options.action {
             Action::Up(_) | Action::E2e(_) => setup::ensure_cluster(workspace, phases)?,
-            Action::Deploy => drop(build::build(workspace, phases)?),
+            Action::Deploy(_) => drop(build::build(workspace, phases)?),
             Action::Down
             | Action::Kubectl { .. }
             | Action::On { .. }
@@ -122,7 +122,7 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
     match &options.action {
         Action::Up(up) => bring_up(up, workspace, &folders, phases)?,
         Action::Down => down::run(&folders, phases)?,
-        Action::Deploy => deploy::run(workspace, &folders, phases)?,
+        Action::Deploy(options) => deploy::run(options, workspace, &folders, phases)?,
         Action::E2e(options) => return e2e::run(options, workspace, &folders, phases),
         Action::Kubectl { arguments } => {
             let error = process::kubectl(&folders).args(arguments).exec();

@@ -65,7 +65,7 @@ pub(super) fn kubelet(authority: &Path) -> String {
         "failSwapOn": false,
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
-        "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "nodefs.inodesFree": "1%", "imagefs.available": "1%" },
+        "evictionHard": { "memory.available": "100Mi", "nodefs.available": "200Mi", "nodefs.inodesFree": "1%", "imagefs.available": "200Mi" },
         "serializeImagePulls": false,
         "nodeStatusUpdateFrequency": "5s" })
     .to_string()

@@ -137,7 +137,7 @@ impl Maker {
             if self.random.one_in(2) {
                 spec["loadBalancerSourceRanges"] = json!(self.ranges());
             }
-            let ingress: Vec<Value> = (0..1 + self.random.below(3)).map(|_| self.ingress()).collect();
+            let ingress: Vec<Value> = (0..=self.random.below(3)).map(|_| self.ingress()).collect();
             object["status"] = json!({ "loadBalancer": { "ingress": ingress } });
         }
         object["spec"] = spec;
