@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -37,8 +36,8 @@ pub struct SliceObject {
     pub headless: bool,
     /// The family of every address in it.
     pub family: Family,
-    /// When what changed it last happened, as the controller noted; shown, never used for selection.
-    pub triggered_at: Option<SystemTime>,
+    /// When what changed it last happened, as the controller noted, in microseconds since 1970; never used for selection.
+    pub triggered_at: Option<i64>,
     /// The ports that every endpoint in it has.
     pub ports: Box<[SlicePort]>,
     /// The endpoints.
@@ -157,9 +156,9 @@ pub(super) fn is_headless(metadata: &ObjectMeta) -> bool {
 }
 
 /// The time of the annotation that the EndpointSlice controller writes; none that cannot be read.
-fn triggered_at(metadata: &ObjectMeta) -> Option<SystemTime> {
+fn triggered_at(metadata: &ObjectMeta) -> Option<i64> {
     let text = metadata.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?;
-    text.parse::<Timestamp>().ok().map(SystemTime::from)
+    text.parse::<Timestamp>().ok().map(Timestamp::as_microsecond)
 }
 
 /// The value of a label.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::{Family, ObjectKey, SliceObject, Snapshot};
 use crate::observe::{Changes, Figures};
@@ -51,7 +51,9 @@ impl Tracker {
         count(services, &mut self.services, &mut figures.services);
         let (started, triggers) = (self.started, &mut self.triggers);
         let note = |slice: &Arc<SliceObject>| {
-            let fresh = slice.triggered_at.filter(|at| *at >= started);
+            let since_1970 = slice.triggered_at.and_then(|micros| u64::try_from(micros).ok());
+            let at = since_1970.map(|micros| UNIX_EPOCH + Duration::from_micros(micros));
+            let fresh = at.filter(|at| *at >= started);
             triggers.extend(fresh.map(|at| (generation, slice.family, at)));
         };
         let slices = changed(&self.snapshot.slices, &snapshot.slices, note);
@@ -106,8 +108,6 @@ fn changed<T: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use super::*;
     use crate::source::SourceState;
     use crate::test_objects::{service, slice, source_state};

@@ -37,9 +37,8 @@ pub fn translated() -> Result<Vec<SocketAddr>, NetfilterError> {
         let mut messages = Messages::default();
         let start = messages.begin(GET, DUMP, family, 0);
         messages.end(start);
-        match ask("list connections", &messages, usize::MAX, |entry| {
-            found.extend(read(entry))
-        }) {
+        let each = |entry: &[u8]| found.extend(read(entry));
+        match ask("list connections", &messages, usize::MAX, each) {
             Err(error) if error.source.raw_os_error() != Some(libc::EINVAL) => return Err(error),
             // The tracker's module is not there.
             Ok(()) | Err(_) => {}
