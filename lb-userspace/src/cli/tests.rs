@@ -267,8 +267,8 @@ default     web:http     NodePort    TCP/IPv4   10.96.0.1:80,*:30080   Cluster/L
     let wide = printed(|out| services::print(out, &items, true));
     let tails: Vec<&str> = wide
         .lines()
-        .filter_map(|line| line.rsplit_once("/4   "))
-        .map(|(_, tail)| tail)
+        .filter_map(|line| line.split_once(" 2/4 "))
+        .map(|(_, tail)| tail.trim_start())
         .collect();
     assert_eq!(tails, ["ClientIP(10800s)   <none>   <none>"], "{wide}");
 }
