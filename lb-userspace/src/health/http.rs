@@ -78,7 +78,9 @@ pub(super) async fn serve(listener: TcpListener, answer: impl Fn(&str) -> Answer
                 };
                 std::future::ready(Ok::<_, Infallible>(answer))
             });
+            // Header names as kube-proxy writes them, for who compares them letter by letter.
             let connection = http1::Builder::new()
+                .title_case_headers(true)
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
                 .max_buf_size(HEAD)

@@ -13,6 +13,9 @@ use lb_common::hash;
 use super::image::{Draft, Phase};
 use crate::maps::{BitSet, Table, v4_word, v6_words};
 
+/// Words of one operation that have new bits are no further apart; those in between are written as they are.
+const APART: u32 = 8;
+
 /// The bit of an address.
 pub(super) fn bit_of(address: IpAddr) -> u32 {
     match address {
@@ -120,12 +123,13 @@ impl AddressBits {
         self.waiting.values().any(|since| *since > epoch)
     }
 
-    /// Writes the words with new bits, each once, then clears the unused bits; at the end of a cycle.
+    /// Writes the words with new bits, those that lie near each other by one operation, then clears the unused bits; at the end of a cycle.
     pub(super) fn release(&mut self, draft: &mut Draft) {
         let grown: Vec<u32> = std::mem::take(&mut self.grown).into_iter().collect();
-        for run in grown.chunk_by(|one, next| one + 1 == *next) {
-            let words: Vec<u64> = run.iter().map(|index| draft.word(self.table, *index)).collect();
-            draft.emit(self.phase, self.table, run[0], &words);
+        for run in grown.chunk_by(|one, next| next - one <= APART) {
+            let (first, last) = (run[0], run[run.len() - 1]);
+            let words: Vec<u64> = (first..=last).map(|index| draft.word(self.table, index)).collect();
+            draft.emit(self.phase, self.table, first, &words);
         }
         for bit in std::mem::take(&mut self.unused) {
             let word = draft.word(self.table, bit / 64) & !(1 << (bit % 64));

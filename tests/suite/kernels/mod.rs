@@ -31,10 +31,20 @@ fn all_pass(version: &str, filters: &[&str]) {
     }
 }
 
-/// Every program loads, and packets, pins and filters are as on this kernel.
-const EVERYWHERE: [&str; 3] = [
-    "program::",
-    "datapath::load::the_agent_s_own_object_is_loaded",
+/// Every program loads and does what it does on this kernel, and filters are replaced as here. Of the program tests those are left out
+/// that take longest and ask the kernel least: the machine is some twenty times slower.
+const EVERYWHERE: [&str; 12] = [
+    "program::answers::",
+    "program::changes::",
+    "program::fragments::",
+    "program::headers::",
+    "program::icmp_error::an_error_for_a_process_of_the_host",
+    "program::journeys::",
+    "program::link_less::",
+    "program::offload::",
+    "program::refusal::",
+    "program::steered::",
+    "program::xdp::",
     "datapath::clsact::filters_are_replaced_without_a_gap",
 ];
 

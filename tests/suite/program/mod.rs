@@ -50,7 +50,7 @@ use self::node::{Addresses, namespace, tables};
 use self::objects::Objects;
 
 /// Sets of each flow table.
-const FLOW_SETS: u32 = 256;
+const FLOW_SETS: u32 = 128;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 /// The seed of the tables.

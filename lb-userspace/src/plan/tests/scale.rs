@@ -44,7 +44,7 @@ fn ten_thousand_services_publish_in_few_operations_and_little_memory() {
     let plan = planner.plan(&desired, &node());
     assert!(plan.rejections.is_empty());
     // A service costs its two slots of the frontend table; blocks, words and records lie side by side.
-    let bound = 2 * SERVICES as usize + 2 * 1024 + 1000;
+    let bound = 2 * SERVICES as usize + 1000;
     assert!(plan.len() <= bound, "{} operations", plan.len());
     plan.apply(&store).unwrap();
     assert_eq!(store.operations(), plan.len() as u64);
