@@ -33,7 +33,7 @@ fn all_pass(version: &str, filters: &[&str]) {
 
 /// Every program loads and does what it does on this kernel, and filters are replaced as here. Of the program tests those are left out
 /// that take longest and ask the kernel least: the machine is some twenty times slower.
-const EVERYWHERE: [&str; 12] = [
+const EVERYWHERE: [&str; 11] = [
     "program::answers::",
     "program::changes::",
     "program::fragments::",
@@ -41,7 +41,6 @@ const EVERYWHERE: [&str; 12] = [
     "program::icmp_error::an_error_for_a_process_of_the_host",
     "program::journeys::",
     "program::link_less::",
-    "program::offload::",
     "program::refusal::",
     "program::steered::",
     "program::xdp::",
