@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use super::Outcome;
-use super::output::{Format, Table, json};
-use super::services::{self, Chosen, address, frontend, name_and_port, protocol};
+use super::output::Table;
+use super::services::{Listing, address, frontend, name_and_port, protocol};
 use crate::status::report::{EndpointItem, ServiceItem};
 
 /// List endpoints with their state, and why each is or is not used on this node
@@ -13,23 +13,13 @@ use crate::status::report::{EndpointItem, ServiceItem};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0; 1 when nothing could be read, or NAME was not found; 2 for wrong usage.")]
 pub(super) struct Options {
-    /// Form of the output
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Format,
     #[command(flatten)]
-    chosen: Chosen,
+    listing: Listing,
 }
 
-/// Runs the command.
+/// Runs the command. In JSON endpoints stand in their service ports, which say what they serve.
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    let found = options.chosen.read()?;
-    match options.output {
-        // Endpoints stand in their service ports, which say what they serve.
-        Format::Json => json(out, &found)?,
-        Format::Table => print(out, &found, false)?,
-        Format::Wide => print(out, &found, true)?,
-    }
-    Ok(services::outcome(&options.chosen, &found))
+    options.listing.run(out, print)
 }
 
 /// One line an endpoint.

@@ -17,16 +17,16 @@ use crate::status::{ClientError, ask, services_from_pins};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0; 1 when nothing could be read, or NAME was not found; 2 for wrong usage.")]
 pub(super) struct Options {
+    #[command(flatten)]
+    listing: Listing,
+}
+
+/// Which Services to list, and how.
+#[derive(Debug, clap::Args)]
+pub(super) struct Listing {
     /// Form of the output
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
-    #[command(flatten)]
-    chosen: Chosen,
-}
-
-/// Which Services to list.
-#[derive(Debug, clap::Args)]
-pub(super) struct Chosen {
     /// Only this Service; NAMESPACE/NAME names its namespace, too
     #[arg(value_name = "NAME")]
     name: Option<String>,
@@ -40,7 +40,25 @@ pub(super) struct Chosen {
     given: Given<false>,
 }
 
-impl Chosen {
+/// Writes a table of service ports; the flag asks for the wide form.
+type Print = fn(&mut dyn Write, &[ServiceItem], bool) -> io::Result<()>;
+
+impl Listing {
+    /// Lists the service ports as JSON, or by `print`. A Service that was named and is not there is a failure.
+    pub(super) fn run(&self, out: &mut dyn Write, print: Print) -> anyhow::Result<Outcome> {
+        let found = self.read()?;
+        match self.output {
+            Format::Json => json(out, &found)?,
+            Format::Table => print(out, &found, false)?,
+            Format::Wide => print(out, &found, true)?,
+        }
+        Ok(if found.is_empty() && self.name.is_some() {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        })
+    }
+
     fn filter(&self) -> ServiceFilter {
         let (namespace, name) = match self.name.as_deref().and_then(|n| n.split_once('/')) {
             Some((namespace, name)) => (Some(namespace.to_owned()), Some(name.to_owned())),
@@ -50,7 +68,7 @@ impl Chosen {
     }
 
     /// The service ports: of the agent, or of its pins while none runs.
-    pub(super) fn read(&self) -> anyhow::Result<Vec<ServiceItem>> {
+    fn read(&self) -> anyhow::Result<Vec<ServiceItem>> {
         let (places, filter) = (places(&self.given)?, self.filter());
         let mut services = Vec::new();
         let asked = ask(&places.run_dir, &Request::Services(filter.clone()), |item| {
@@ -69,22 +87,7 @@ impl Chosen {
 
 /// Runs the command.
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    let found = options.chosen.read()?;
-    match options.output {
-        Format::Json => json(out, &found)?,
-        Format::Table => print(out, &found, false)?,
-        Format::Wide => print(out, &found, true)?,
-    }
-    Ok(outcome(&options.chosen, &found))
-}
-
-/// A Service that was named and is not there is a failure.
-pub(super) fn outcome(chosen: &Chosen, found: &[ServiceItem]) -> Outcome {
-    if found.is_empty() && chosen.name.is_some() {
-        Outcome::Failure
-    } else {
-        Outcome::Success
-    }
+    options.listing.run(out, print)
 }
 
 /// One line a service port.

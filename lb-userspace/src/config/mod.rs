@@ -178,7 +178,7 @@ pub struct Config {
     pub node_name: String,
     /// Takes the place of the Node's primary address of its family.
     pub bind_address: Option<IpAddr>,
-    /// Addresses of pods; empty = unknown.
+    /// Addresses of pods, as kube-proxy takes them: shown, and nothing else.
     pub cluster_cidrs: Vec<IpNet>,
     /// Seed of backend selection, the same in the whole cluster.
     pub select_seed: u64,

@@ -32,7 +32,7 @@ fn all_pass(version: &str, filters: &[&str]) {
 }
 
 /// Every program loads and does what it does on this kernel, and filters are replaced as here. Of the program tests those are left out
-/// that take longest and ask the kernel least: the machine is some twenty times slower.
+/// that take longest and ask the kernel least (the machine is some twenty times slower), and the one that attaches by tcx.
 const EVERYWHERE: [&str; 11] = [
     "program::answers::",
     "program::changes::",

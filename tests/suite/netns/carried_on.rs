@@ -8,7 +8,7 @@ use std::time::Duration;
 use lb_tests::assert::OnFailure;
 use lb_tests::packet::{Decoded, Packet};
 use lb_tests::traffic::{FrameSocket, HeldConnections, Server, tcp_request};
-use lb_tests::world::{ClientPlace, World};
+use lb_tests::world::{ClientPlace, World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
 
@@ -66,7 +66,7 @@ fn connections_find_their_way_again_when_the_tables_had_to_be_made_anew() {
 
 /// Frames to MAC addresses that nobody has; the bridge of the LAN floods them to every node.
 #[track_caller]
-fn begin_nothing(builder: &lb_tests::world::WorldBuilder, arguments: &[&str]) {
+fn begin_nothing(builder: &WorldBuilder, arguments: &[&str]) {
     const PORTS: [u16; 2] = [40_005, 40_006];
     let mut scene = Scene::of(&builder.clone().client_place(ClientPlace::Lan), arguments);
     let _dump = OnFailure::of(&scene.world);
