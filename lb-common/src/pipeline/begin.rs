@@ -104,7 +104,7 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         return Verdict::drop(reason);
     }
     let own = backend.side.addr == entry.key.src.addr;
-    let places = place::decide(hook, packet.sent_by_host(), backend.flags, own);
+    let places = place::decide(hook, packet.sent_by_host(), backend.flags, backend.keeps_port, own);
     entry.rewrite = Rewrite {
         src: entry.key.src,
         dst: backend.side,
@@ -116,7 +116,7 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         backend: backend.reference,
     };
     match places.source {
-        NewSource::Keep => {}
+        NewSource::Keep | NewSource::KeepAddress => {}
         NewSource::Frontend => entry.rewrite.src.addr = entry.key.dst.addr,
         NewSource::Node => {
             let length = forward::whole_length(packet, header);
@@ -132,10 +132,9 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         }
     }
     *flow_state = first_state(protocol, tcp_flags);
-    *task = if places.source == NewSource::Node {
-        Task::PairOwnPort
-    } else {
-        Task::Pair
+    *task = match places.source {
+        NewSource::Node | NewSource::KeepAddress => Task::PairOwnPort,
+        NewSource::Keep | NewSource::Frontend => Task::Pair,
     };
     Verdict::pass(Reason::NewFlow)
 }

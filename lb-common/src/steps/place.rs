@@ -4,13 +4,17 @@
 //! |---|---|---|---|---|---|
 //! | pod in | the pod itself | the frontend | back | pod in | back |
 //! | pod in | any other | kept | stack | pod out | stack |
-//! | uplink in | on this node | kept | stack | any out | stack |
+//! | uplink in | on this node, by policy Local | kept | stack | any out | stack |
+//! | uplink in | on this node, else | kept, with a port of ours | stack | any out | stack |
 //! | uplink in | elsewhere | node, port of ours | route | any in | route |
 //! | steer0 out | the host | the frontend, perhaps a port of ours | steer0 | steer0 out | steer0 |
 //! | steer0 out, from the host | any other | node, port of ours | route | any in | steer0 |
 //! | steer0 out, forwarded | any other | node, port of ours | route | any in | route |
 //! | lo out | the host | kept | stack | lo out | stack |
 //! | lo out | any other | node, port of ours | route | any in | loopback |
+//!
+//! A port of ours beside the client's own address, because the client may be a pod that reaches the same backend through its own
+//! node, or straight, from the same port: those packets do not meet this node's tables, or only once they are the backend's.
 
 use crate::flow::slot::Way;
 use crate::layout::{BACKEND_HOST, BACKEND_ON_NODE};
@@ -21,6 +25,8 @@ use crate::pipeline::Hook;
 pub enum NewSource {
     /// It stays.
     Keep,
+    /// The address stays; the port becomes one of ours.
+    KeepAddress,
     /// It becomes the frontend's address; the port stays.
     Frontend,
     /// It becomes the way out's preferred address with a port of ours.
@@ -45,11 +51,16 @@ const ANY_OUT: u8 = Hook::POD_OUT | Hook::UPLINK_OUT;
 
 /// Decides for a new flow.
 #[inline(always)]
-pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, backend_is_client: bool) -> Places {
+pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, keeps_port: bool, backend_is_client: bool) -> Places {
     let (source, way) = match hook {
         Hook::POD_IN if backend_is_client => (NewSource::Frontend, Way::Back),
         Hook::POD_IN => (NewSource::Keep, Way::Stack),
-        Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 => (NewSource::Keep, Way::Stack),
+        Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 && keeps_port => {
+            (NewSource::Keep, Way::Stack)
+        }
+        Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 => {
+            (NewSource::KeepAddress, Way::Stack)
+        }
         // The host answers to the frontend, which leads here again, wherever the client is.
         Hook::STEER_OUT if backend_flags & BACKEND_HOST != 0 => (NewSource::Frontend, Way::Steer),
         Hook::LO_OUT if backend_flags & BACKEND_HOST != 0 => (NewSource::Keep, Way::Stack),
@@ -90,6 +101,7 @@ mod tests {
     #[test]
     fn the_table_of_this_file_holds() {
         let keep = |w| (NewSource::Keep, w);
+        let keep_address = (NewSource::KeepAddress, Way::Stack);
         let node = (NewSource::Node, Way::Route);
         let rows = [
             (
@@ -121,7 +133,7 @@ mod tests {
                 false,
                 BACKEND_ON_NODE,
                 false,
-                keep(Way::Stack),
+                keep_address,
                 (ANY_OUT, Way::Stack),
             ),
             (
@@ -129,7 +141,7 @@ mod tests {
                 false,
                 BACKEND_HOST,
                 false,
-                keep(Way::Stack),
+                keep_address,
                 (ANY_OUT, Way::Stack),
             ),
             (Hook::UPLINK_IN, false, 0, false, node, (ANY_IN, Way::Route)),
@@ -170,7 +182,7 @@ mod tests {
             (Hook::LO_OUT, true, 0, false, node, (ANY_IN, Way::Loopback)),
         ];
         for (hook, sent_by_host, flags, own, forward, back) in rows {
-            let p = decide(hook, sent_by_host, flags, own);
+            let p = decide(hook, sent_by_host, flags, false, own);
             assert_eq!(
                 (p.source, p.forward_way),
                 forward,
@@ -182,5 +194,11 @@ mod tests {
                 "{hook} {sent_by_host} {flags} {own}"
             );
         }
+        for flags in [BACKEND_ON_NODE, BACKEND_HOST] {
+            let by_local_policy = decide(Hook::UPLINK_IN, false, flags, true, false);
+            assert_eq!((by_local_policy.source, by_local_policy.forward_way), keep(Way::Stack));
+        }
+        let elsewhere = decide(Hook::UPLINK_IN, false, 0, true, false);
+        assert_eq!((elsewhere.source, elsewhere.forward_way), node);
     }
 }

@@ -29,6 +29,7 @@ impl<F: TableFamily> Backend<F> {
             },
             reference: 0,
             flags: 0,
+            keeps_port: false,
             service: 0,
         }
     }
@@ -52,6 +53,8 @@ pub struct Backend<F: TableFamily> {
     pub reference: u64,
     /// `layout::BACKEND_*` flags (not the state).
     pub flags: u16,
+    /// True where the external policy Local chose it: nobody translates its clients, kube-proxy neither.
+    pub keeps_port: bool,
     /// Service port id.
     pub service: u32,
 }
@@ -168,11 +171,9 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
             Reason::NoEndpoints
         });
     }
-    let in_set = if flags & local_flag != 0 {
-        BACKEND_IN_LOCAL
-    } else {
-        BACKEND_IN_CLUSTER
-    };
+    let local = flags & local_flag != 0;
+    let keeps_port = local && value.flags & FRONTEND_CLUSTER == 0;
+    let in_set = if local { BACKEND_IN_LOCAL } else { BACKEND_IN_CLUSTER };
     let affinity = tables.arena(word.offset.wrapping_add(block::AFFINITY)) as u32;
     let key = AffinityKey {
         client: F::to_words(client.addr),
@@ -182,7 +183,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     if affinity != 0
         && let Some(backend) = remembered(tables, &key, id, in_set, affinity, now)
     {
-        return Ok(backend);
+        return Ok(Backend { keeps_port, ..backend });
     }
     let h = wanted.key.hash(tables.config(config::SELECT_SEED));
     let index = run.offset.wrapping_add(hash::scale(h, run.length));
@@ -202,7 +203,10 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
             },
         );
     }
-    Ok(read(tables, backend_id, reference, id))
+    Ok(Backend {
+        keeps_port,
+        ..read(tables, backend_id, reference, id)
+    })
 }
 
 /// The backend that this client was given before, if it still may have it.
@@ -248,6 +252,7 @@ fn read<F: TableFamily, T: Tables>(tables: &T, id: u32, reference: u64, service:
         },
         reference,
         flags: (last >> 16) as u16,
+        keeps_port: false,
         service,
     }
 }

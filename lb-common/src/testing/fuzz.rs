@@ -316,7 +316,13 @@ pub fn fuzz(bytes: &[u8]) -> Option<Outcome> {
     for port in PORTS {
         for protocol in [6, 17] {
             let mut packet = Buffer::from(opening(choice.v6, port, protocol)?);
-            run(&tables, Hook::UPLINK_IN, choice.v6, 14, &mut packet);
+            // Of a client that keeps its port, and of clients that do not.
+            let hook = if port == PORTS.start {
+                Hook::POD_IN
+            } else {
+                Hook::UPLINK_IN
+            };
+            run(&tables, hook, choice.v6, 14, &mut packet);
         }
     }
     for [table, low, high, value @ ..] in choice.spoils {

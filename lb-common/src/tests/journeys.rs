@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use super::node::{
-    BACKEND_PORT, BACKEND_VETH, BRIDGE_MAC, CLIENT_VETH, HAIRPIN, HOST, HZ, L3, LO, LOCAL, NODE_PORTS, Node, REMOTE,
-    STEER, STEER_MAC, Sent, TCP, UDP, UPLINK, each_family, left_to_device,
+    BACKEND_PORT, BACKEND_VETH, BRIDGE_MAC, BY_POLICY, CLIENT_VETH, HAIRPIN, HOST, HZ, L3, LO, LOCAL, NODE_PORTS, Node,
+    REMOTE, STEER, STEER_MAC, Sent, TCP, UDP, UPLINK, each_family, left_to_device,
 };
 use super::packet::{Decoded, Packet, diff};
 use crate::layout::config;
@@ -42,6 +42,8 @@ struct Journey {
 enum Seen {
     /// The client, its port too.
     Client,
+    /// The client's address and a port of ours.
+    ClientAddress,
     /// The frontend's address, the client's port.
     Frontend,
     /// The node's address towards the backend and a port of ours.
@@ -78,7 +80,7 @@ const BASE: Journey = Journey {
     port: LOCAL,
     by_host: false,
     forward: (Action::Pass, 0),
-    seen: Seen::Client,
+    seen: Seen::ClientAddress,
     backend: local_pod,
     reply_passes: &[Hook::POD_IN],
     reply_hook: Hook::UPLINK_OUT,
@@ -98,6 +100,11 @@ const JOURNEYS: &[Journey] = &[
         reply_passes: &[],
         ..BASE
     },
+    Journey {
+        port: BY_POLICY,
+        seen: Seen::Client,
+        ..BASE
+    },
     // To another node and back; the client's answer is routed by us too.
     Journey {
         port: REMOTE,
@@ -114,6 +121,7 @@ const JOURNEYS: &[Journey] = &[
         hook: Hook::POD_IN,
         client: pod,
         frontend: vip,
+        seen: Seen::Client,
         reply_passes: &[Hook::POD_IN],
         reply_hook: Hook::POD_OUT,
         ..BASE
@@ -122,6 +130,7 @@ const JOURNEYS: &[Journey] = &[
         hook: Hook::POD_IN,
         client: pod,
         frontend: vip,
+        seen: Seen::Client,
         port: REMOTE,
         backend: remote_pod,
         reply_passes: &[Hook::UPLINK_IN],
@@ -132,6 +141,7 @@ const JOURNEYS: &[Journey] = &[
         hook: Hook::POD_IN,
         client: pod,
         frontend: vip,
+        seen: Seen::Client,
         port: HOST,
         backend: own,
         reply_passes: &[],
@@ -211,6 +221,7 @@ const JOURNEYS: &[Journey] = &[
         frontend: own,
         port: HOST + NODE_PORTS,
         by_host: true,
+        seen: Seen::Client,
         backend: own,
         reply_passes: &[],
         reply_hook: Hook::LO_OUT,
@@ -313,6 +324,10 @@ impl Journey {
         assert_eq!(destination, ((self.backend)(node), BACKEND_PORT));
         match self.seen {
             Seen::Client => assert_eq!(source, from),
+            Seen::ClientAddress => {
+                assert_eq!(source.0, from.0);
+                assert!((16_384..30_000).contains(&source.1), "{source:?}");
+            }
             Seen::Frontend => assert_eq!(source, (to.0, PORT)),
             Seen::Node => {
                 let towards = if destination.0 == node.at.local_pod() {
@@ -460,7 +475,8 @@ fn traffic_that_is_no_services_costs_three_bits_at_most_and_no_look_up() {
 #[test]
 fn a_reply_of_ours_on_a_bridge_port_is_lifted_to_the_bridge_and_nothing_else() {
     each_family(|node| {
-        let journey = &JOURNEYS[4];
+        let of_a_pod = |journey: &&Journey| journey.hook == Hook::POD_IN;
+        let journey = JOURNEYS.iter().find(of_a_pod).expect("a pod's journey");
         let seen = journey.out(&node, TCP, "S", Computed::Sender, Reason::NewFlow);
         node.set_flags(config::FLAG_BRIDGES);
         let answer = |to: IpAddr, port| packet(TCP, (node.at.local_pod(), BACKEND_PORT), (to, port), "SA", b"");

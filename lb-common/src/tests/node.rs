@@ -11,8 +11,8 @@ use super::packet::{Decoded, Packet};
 use crate::access::RouteKind;
 use crate::layout::{
     BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BLOCK_EXTERNAL_DROP,
-    BLOCK_RANGES, BackendControl, Device, FRONTEND_CLUSTER, FRONTEND_ECHO, FRONTEND_NODE, FRONTEND_NODE_PORT,
-    FRONTEND_RANGES, FRONTEND_REFUSE, FRONTEND_VALID, FrontendValue, ServiceWord, config,
+    BLOCK_EXTERNAL_LOCAL, BLOCK_RANGES, BackendControl, Device, FRONTEND_CLUSTER, FRONTEND_ECHO, FRONTEND_NODE,
+    FRONTEND_NODE_PORT, FRONTEND_RANGES, FRONTEND_REFUSE, FRONTEND_VALID, FrontendValue, ServiceWord, config,
 };
 use crate::pipeline::Hook;
 use crate::testing::{BackendRecord, Block, Buffer, HostRoute, HostTables, Lookups, Outcome, Sizes, run, words};
@@ -49,6 +49,8 @@ pub(super) const MANY: u16 = 86;
 pub(super) const RANGED: u16 = 87;
 pub(super) const UNPUBLISHED: u16 = 88;
 pub(super) const AFFINE: u16 = 89;
+/// Of external policy Local.
+pub(super) const BY_POLICY: u16 = 90;
 /// A port of no Service.
 pub(super) const UNKNOWN: u16 = 99;
 /// What is added for the NodePort.
@@ -331,6 +333,7 @@ impl Node {
             (HOST, 3, at.node(), BACKEND_HOST | BACKEND_ON_NODE),
             (HAIRPIN, 4, at.pod(), BACKEND_ON_NODE),
             (RANGED, 5, at.local_pod(), BACKEND_ON_NODE),
+            (BY_POLICY, 6, at.local_pod(), BACKEND_ON_NODE),
         ];
         for (port, backend, address, flags) in single {
             node.backend(backend, id(port), address, flags);
@@ -365,7 +368,14 @@ impl Node {
                 ..Block::of(&[5])
             },
         );
-        for port in LOCAL..=AFFINE {
+        node.publish(
+            id(BY_POLICY),
+            &Block {
+                flags: BLOCK_EXTERNAL_LOCAL,
+                ..Block::of(&[6])
+            },
+        );
+        for port in LOCAL..=BY_POLICY {
             for protocol in [TCP, UDP] {
                 node.frontends(port, protocol, id(port));
             }

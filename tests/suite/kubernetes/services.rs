@@ -67,8 +67,7 @@ fn live_patches_take_effect_and_open_connections_stay() {
     scene.cluster.create(&web("web", "10.96.0.10"));
     scene.create_slice("web", &["pod1-2", "pod2-1", "pod2-2"]);
     scene.settle();
-    // Not from the pod that asks by node ports, too: one port of it would be one connection for a backend (ARCHITECTURE.md).
-    let mut held = HeldConnections::start(scene.world.pod("pod1-2"), to, 100);
+    let mut held = HeldConnections::start(scene.world.pod("pod1-1"), to, 100);
     assert_eq!(scene.backends(to).len(), 3);
 
     scene

@@ -115,15 +115,19 @@ fn one_client_port(builder: &WorldBuilder) {
             let (clusters, balancers) = (towards(0), towards(1));
             let world = &scene.world;
             let like = clusters[0].ip();
-            let node_ports: Vec<SocketAddr> = (1..=SERVICES)
-                .map(|number| at(world.node(1).ip_like(like), NODE_PORT + number as u16))
-                .collect();
+            let node_ports_of = |node: usize| -> Vec<SocketAddr> {
+                (1..=SERVICES)
+                    .map(|number| at(world.node(node).ip_like(like), NODE_PORT + number as u16))
+                    .collect()
+            };
+            let node_ports = node_ports_of(1);
             let pod = world.pod("pod1-1");
             let straight = vec![at(world.pod(backend).ip_like(like), SERVER_PORT)];
             let all = [
                 clusters.clone(),
                 balancers.clone(),
                 node_ports.clone(),
+                node_ports_of(2),
                 straight.clone(),
             ]
             .concat();
