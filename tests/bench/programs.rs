@@ -109,7 +109,7 @@ impl Programs {
         let (nanoseconds, good) = self.send_to(target, first, count, repeat, sign)?;
         ensure!(
             sign.is_none() || good + 1 + u64::from(repeat / 1000) >= u64::from(repeat),
-            "of {repeat} packets at {:?} only {good} came out as they should",
+            "of {repeat} packets of {count} flows at {:?} only {good} came out as they should ({sign:?})",
             target.place
         );
         Ok(nanoseconds)

@@ -201,7 +201,7 @@ fn one_round(scene: &Scene, ifindex: u32, all: &mut All) -> Result<()> {
                 "{} of {MOST_FLOWS} flows stand",
                 flows.len()
             );
-            let back = replies(&flows, v6)?;
+            let (forward, back) = standing(&flows)?;
             drop(flows);
 
             let restored = traffic.source_port(frontend(v6).port());
@@ -247,13 +247,21 @@ impl Incoming {
     }
 }
 
-/// The ends of the replies of flows, in the order of their clients' numbers; where a flow is missing, of none.
-fn replies(flows: &[Flow], v6: bool) -> Result<Ends> {
-    let mut back = vec![(frontend(v6), frontend(v6)); MOST_FLOWS];
+/// The ends of the packets of flows and of their replies, in the order of their clients' numbers. Where a flow was displaced, its
+/// neighbour stands: a packet of it would begin it anew.
+fn standing(flows: &[Flow]) -> Result<(Ends, Ends)> {
+    let mut places = vec![None; MOST_FLOWS];
     for flow in flows {
-        *back.get_mut(number(flow.client)).context("a client of ours")? = (flow.backend, flow.source);
+        *places.get_mut(number(flow.client)).context("a client of ours")? = Some(flow);
     }
-    Ok(back)
+    let mut neighbour = *flows.first().context("no flow stands")?;
+    let (mut forward, mut back) = (Ends::with_capacity(MOST_FLOWS), Ends::with_capacity(MOST_FLOWS));
+    for place in places {
+        neighbour = *place.unwrap_or(&neighbour);
+        forward.push((neighbour.client, neighbour.frontend));
+        back.push((neighbour.backend, neighbour.source));
+    }
+    Ok((forward, back))
 }
 
 /// The number of a client.

@@ -11,6 +11,9 @@ use crate::netns::Netns;
 use crate::prog_run::xdp::XDP_PASS;
 use crate::tiny_program::TinyXdp;
 
+/// The VLAN of [`WorldBuilder::vlan_uplinks`].
+const VLAN: u16 = 7;
+
 /// Where the clients stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientPlace {
@@ -52,6 +55,7 @@ pub struct WorldBuilder {
     client_mtu: u32,
     tx_checksum: bool,
     xdp: bool,
+    pub(super) vlan_uplinks: bool,
 }
 
 impl Default for WorldBuilder {
@@ -73,6 +77,7 @@ impl Default for WorldBuilder {
             client_mtu: 1500,
             tx_checksum: true,
             xdp: false,
+            vlan_uplinks: false,
         }
     }
 }
@@ -193,6 +198,13 @@ impl WorldBuilder {
         self
     }
 
+    /// The nodes' `eth0` are devices of a VLAN over a link `trunk0`, for kernels that have such devices.
+    #[must_use]
+    pub fn vlan_uplinks(mut self) -> Self {
+        self.vlan_uplinks = true;
+        self
+    }
+
     /// Makes the world.
     #[track_caller]
     pub fn build(&self) -> World {
@@ -285,7 +297,8 @@ impl WorldBuilder {
         }
         for node in nodes {
             let mac = format!("02:31:00:00:00:{:02x}", node.ip4.octets()[3]);
-            commands += &port(&node.name, node.ns.name(), &mac, "lan0", self.node_mtu);
+            let make = if self.vlan_uplinks { tagged_port } else { port };
+            commands += &make(&node.name, node.ns.name(), &mac, "lan0", self.node_mtu);
         }
         commands += "link set lan0 up\nlink set out0 up\n";
         for node in nodes {
@@ -327,4 +340,19 @@ fn port(name: &str, netns: &str, mac: &str, bridge: &str, mtu: u32) -> String {
         "link add p-{name} mtu {mtu} type veth peer name eth0 address {mac} mtu {mtu} netns {netns}\n\
          link set p-{name} master {bridge} up\n"
     )
+}
+
+/// The same over a VLAN: a veth pair from the fabric to `trunk0` of a namespace, and the fabric's device of the VLAN as the bridge's
+/// port; the namespace makes its own by [`vlan_device`].
+fn tagged_port(name: &str, netns: &str, mac: &str, bridge: &str, mtu: u32) -> String {
+    format!(
+        "link add t-{name} mtu {mtu} type veth peer name trunk0 address {mac} mtu {mtu} netns {netns}\n\
+         link set t-{name} up\nlink add link t-{name} name p-{name} type vlan id {VLAN}\n\
+         link set p-{name} master {bridge} up\n"
+    )
+}
+
+/// The command that makes `eth0` of a VLAN over `trunk0`.
+pub(super) fn vlan_device() -> String {
+    format!("link set trunk0 up\nlink add link trunk0 name eth0 type vlan id {VLAN}\n")
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::builder::{PodRouting, WorldBuilder};
+use super::builder::{PodRouting, WorldBuilder, vlan_device};
 use super::pod::Plan;
 use super::{Cni, Pod, same_family};
 use crate::netfilter::{rule_hits, set_rules};
@@ -97,7 +97,13 @@ impl Node {
     /// Configures the uplink (made by the fabric), the routes to the other nodes' pods, the bridge and the rules.
     pub(super) fn configure(&self, world: &WorldBuilder) {
         let number = self.number;
-        let mut commands = format!(
+        let mut commands = if world.vlan_uplinks {
+            vlan_device()
+        } else {
+            String::new()
+        };
+        _ = write!(
+            commands,
             "link set eth0 mtu {} up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n",
             world.node_mtu, self.ip4, self.ip6
         );

@@ -17,11 +17,12 @@ use std::process::{Command, Stdio};
 use super::modules;
 
 /// Kernel modules that the tests need; on the host these are built in.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "veth",
     "bridge",
     "br_netfilter",
     "vxlan",
+    "8021q",
     "sch_ingress",
     "cls_bpf",
     "act_gact",
@@ -35,6 +36,14 @@ const PROGRAMS: [&str; 7] = ["nsenter", "ip", "tc", "nft", "bpftool", "ethtool",
 
 /// Seconds after which a machine is ended.
 const LIMIT_SECONDS: u32 = 900;
+
+/// Variable that is set inside a machine.
+const INSIDE: &str = "STEERWAY_TEST_MACHINE";
+
+/// True inside a machine.
+pub(super) fn is_inside() -> bool {
+    env::var_os(INSIDE).is_some()
+}
 
 /// Boots the kernel in `folder`, runs this binary with `arguments` there, and returns the console's text.
 #[track_caller]
@@ -113,7 +122,7 @@ fn furnish(root: &Path, kernel: &Path, arguments: &[&str]) {
          busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          busybox ip link set lo up\n\
          {inserted}\
-         export LB_TESTS_REQUIRE=1 RUST_BACKTRACE=0 STEERWAY_BIN={agent} STEERWAY_EBPF={object}\n\
+         export {INSIDE}=1 LB_TESTS_REQUIRE=1 RUST_BACKTRACE=0 STEERWAY_BIN={agent} STEERWAY_EBPF={object}\n\
          echo\n\
          busybox uname -sr\n\
          {this} {arguments}\n\

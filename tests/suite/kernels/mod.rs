@@ -58,3 +58,16 @@ fn all_is_as_here_under_linux_6_12() {
     let restart = "agent::life::killed_and_started_again";
     all_pass("6.12", &[&EVERYWHERE[..], &[restart]].concat());
 }
+
+/// What the host's kernel may lack runs in the machine alone: there this test is the thing itself.
+#[test]
+fn devices_of_a_vlan_serve_as_uplinks_under_linux_6_12() {
+    if machine::is_inside() {
+        crate::netns::vlan::devices_of_a_vlan_serve_as_uplinks();
+    } else {
+        all_pass(
+            "6.12",
+            &["kernels::devices_of_a_vlan_serve_as_uplinks_under_linux_6_12"],
+        );
+    }
+}

@@ -40,5 +40,5 @@ mod two_uplinks;
 mod udp_flows;
 mod udp_segments;
 mod unhooked;
-mod vlan;
+pub(crate) mod vlan;
 mod xdp;

@@ -1,14 +1,17 @@
-//! VLAN tags: a tagged packet is the business of the VLAN's own device, a priority tag is none.
+//! VLAN tags: a tagged packet is the business of the VLAN's own device, a priority tag is none; that device may be an uplink.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use lb_tests::agent::Agent;
 use lb_tests::assert::OnFailure;
 use lb_tests::packet::{Decoded, Packet};
 use lb_tests::traffic::{Captured, FrameSocket};
-use lb_tests::world::{Cni, Pod, World};
+use lb_tests::world::{Cni, Pod, PodRouting, World};
 
-use super::scene::{PORT, SERVER_PORT, Scene, at, families};
+use super::scene::{PORT, SERVER_PORT, Scene, at, families, web};
+use super::{from_outside, from_the_node};
 
 const LIMIT: Duration = Duration::from_secs(2);
 /// A port of the ClusterIP that no Service has: a SYN to it is reset at once.
@@ -77,4 +80,29 @@ fn packets_of_a_vlan_pass_and_priority_tags_change_nothing() {
             "what was answered went no further"
         );
     }
+}
+
+/// Services are served by uplinks that are devices of a VLAN, whose tagged frames pass untouched below. Needs a kernel with
+/// such devices: a test of the virtual machines calls this there.
+#[track_caller]
+pub(crate) fn devices_of_a_vlan_serve_as_uplinks() {
+    let mut scene = Scene::silent(&World::builder().vlan_uplinks());
+    scene.put_service(&web());
+    scene.put_endpoints(&["pod1-1", "pod1-2", "pod2-1", "pod2-2"]);
+    // One after the other: a machine verifies programs slowly.
+    for number in [1, 2] {
+        let agent = Agent::start(scene.world.node(number), &scene.folder, &["--xdp", "off"]);
+        scene.agents.push(agent);
+        scene.settle();
+    }
+    for agent in &scene.agents {
+        let status = agent.json(&["status"]);
+        let attachments = status["attachments"].as_array().expect("attachments");
+        let uplinks = attachments.iter().filter(|attachment| attachment["role"] == "uplink");
+        let uplinks: HashSet<_> = uplinks.map(|attachment| &attachment["interface"]).collect();
+        assert_eq!(uplinks.into_iter().collect::<Vec<_>>(), ["eth0"], "{status}");
+    }
+    from_outside::all_frontends_reach_all_backends(&scene);
+    from_the_node::every_pod_answers(&scene);
+    from_outside::backends_see_whom_they_should(scene, PodRouting::Static);
 }
