@@ -31,12 +31,6 @@ pub(super) fn run(options: &Options, workspace: &Workspace, folders: &Folders, p
         import(folders, &workers, &archive)
     })?;
     phases.time("manifests", || {
-        let overlay = if options.unprivileged {
-            "overlay-unprivileged"
-        } else {
-            "overlay"
-        };
-        let folder = folders.root.join("tests/cluster").join(overlay);
         let set = [
             "-n",
             "kube-system",
@@ -47,7 +41,7 @@ pub(super) fn run(options: &Options, workspace: &Workspace, folders: &Folders, p
             "name",
         ];
         let is_there = !exec::output(kubectl(folders).args(set))?.trim().is_empty();
-        exec::run(kubectl(folders).args(["apply", "-k"]).arg(folder))?;
+        apply(folders, options.unprivileged)?;
         if is_there {
             // The image has the same name in every version.
             exec::output(kubectl(folders).args(["-n", "kube-system", "rollout", "restart", "daemonset/steerway"]))?;
@@ -61,6 +55,17 @@ pub(super) fn run(options: &Options, workspace: &Workspace, folders: &Folders, p
         Ok(())
     })?;
     phases.time("no kube-proxy", || no_kube_proxy(folders))
+}
+
+/// Applies the manifests.
+pub(super) fn apply(folders: &Folders, unprivileged: bool) -> Result<()> {
+    let overlay = if unprivileged {
+        "overlay-unprivileged"
+    } else {
+        "overlay"
+    };
+    let folder = folders.root.join("tests/cluster").join(overlay);
+    exec::run(kubectl(folders).args(["apply", "-k"]).arg(folder))
 }
 
 /// Imports an archive on all workers at once.

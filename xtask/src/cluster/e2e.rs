@@ -3,13 +3,20 @@
 //! In: a group of tests, or an expression. Out: a list of what ran, `report/NAME.txt` in the state folder; success only if every test of
 //! the group ended as its list says, none is missing, and no kube-proxy was there before or after.
 
-use std::{collections::BTreeMap, fs, process::ExitCode, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use super::{
-    deploy, families,
+    deploy, disturb, families,
     groups::{self, Group},
     layout::{Families, Folders},
     load_balancer,
@@ -26,6 +33,10 @@ pub(super) struct Options {
     /// Tests at once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=32))]
     processes: u8,
+    /// Meanwhile hold 500 connections, and kill all agents, roll them out anew, delete and apply their DaemonSet, again and again:
+    /// nothing may be lost.
+    #[arg(long)]
+    disturb: bool,
 }
 
 /// Tests that an expression leaves out: they need what is not here.
@@ -54,22 +65,28 @@ pub(super) fn run(
     }
     phases.time("no kube-proxy", || deploy::no_kube_proxy(folders))?;
     let started = Instant::now();
-    let found = phases.time(&format!("tests: {name}"), || {
-        run_tests(
-            options,
-            folders,
-            &focus,
-            if expected.is_some() { None } else { Some(LEFT_OUT) },
-        )
+    let skip = if expected.is_some() { None } else { Some(LEFT_OUT) };
+    let (found, lost) = phases.time(&format!("tests: {name}"), || {
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let disturbance = options.disturb.then(|| scope.spawn(|| disturb::run(folders, &ended)));
+            let found = run_tests(options, folders, &focus, skip);
+            ended.store(true, Ordering::Relaxed);
+            let lost = disturbance
+                .map(|thread| thread.join().expect("the disturbance"))
+                .transpose()?;
+            anyhow::Ok((found?, lost.unwrap_or_default()))
+        })
     })?;
     let seconds = started.elapsed().as_secs();
     let list = folders.state("report").join(format!("{name}.txt"));
     fs::write(&list, report::table(&found)).with_context(|| format!("cannot write {}", list.display()))?;
     phases.time("no kube-proxy", || deploy::no_kube_proxy(folders))?;
-    let differences = match &expected {
+    let mut differences = match &expected {
         Some(expected) => report::differences(expected, &found),
         None => failures(&found),
     };
+    differences.extend(lost);
     for line in &differences {
         println!("{line}");
     }

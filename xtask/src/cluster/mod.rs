@@ -8,9 +8,11 @@ mod archive;
 mod control_plane;
 mod credentials;
 mod deploy;
+mod disturb;
 mod down;
 mod e2e;
 mod groups;
+mod hold;
 mod images;
 mod layout;
 mod load_balancer;
@@ -82,6 +84,9 @@ enum Action {
     /// The stand-in for a cloud's load balancers.
     #[command(hide = true)]
     LoadBalancer,
+    /// Connections that are held while tests run.
+    #[command(hide = true)]
+    Hold(hold::Options),
 }
 
 /// A step of a worker's start.
@@ -113,7 +118,8 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
             | Action::Kubectl { .. }
             | Action::On { .. }
             | Action::Worker { .. }
-            | Action::LoadBalancer => {}
+            | Action::LoadBalancer
+            | Action::Hold(_) => {}
         }
         if !exec::is_root()? {
             return become_root(workspace);
@@ -138,6 +144,7 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
             Step::First { worker } => node::run(&folders, Worker(*worker), families(&folders)?)?,
         },
         Action::LoadBalancer => load_balancer::run(&folders)?,
+        Action::Hold(options) => return hold::run(options),
     }
     Ok(ExitCode::SUCCESS)
 }
