@@ -431,6 +431,7 @@ fn listen(read: &mut parse::Reader<'_>, bind_address: Option<IpAddr>) -> Address
     Addresses {
         healthz: address("healthz-bind-address", 10256, "::"),
         metrics: address("metrics-bind-address", 10249, "::1"),
+        hard_fail: read.one("bind-address-hard-fail", false, parse::truth),
     }
 }
 

@@ -346,6 +346,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Agent,
+        "bind-address-hard-fail",
+        Switch,
+        "BOOL",
+        "false",
+        "End the start where one of these two addresses cannot be listened at, as kube-proxy does, instead of trying again",
+    ),
+    setting(
+        Agent,
         "service-metrics",
         Switch,
         "BOOL",

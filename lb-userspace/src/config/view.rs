@@ -26,6 +26,7 @@ impl Config {
             "apiVersion": kube_proxy::API_VERSION,
             "kind": kube_proxy::KIND,
             "bindAddress": self.bind_address.map_or_else(String::new, |address| address.to_string()),
+            "bindAddressHardFail": self.listen.hard_fail,
             "clientConnection": { "kubeconfig": kubeconfig },
             "clusterCIDR": ranges.join(","),
             "conntrack": {

@@ -28,7 +28,7 @@ use crate::datapath::pins::{PinDir, PinError, PinLock};
 use crate::datapath::probe::Features;
 use crate::datapath::run_dir::RunDir;
 use crate::datapath::ways::WayWatch;
-use crate::health::{self, Facts, Told};
+use crate::health::{self, BindError, Facts, Told};
 use crate::maps::{BpfStore, MapStore, OpenError, pinned_seed};
 use crate::source::{folder, kubernetes};
 use crate::status::report::{ServiceFilter, UnusedSetting};
@@ -70,6 +70,9 @@ pub enum AgentError {
     /// The socket cannot be offered.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// An address of the health or metrics server cannot be had, and must be.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// A resource of the process cannot be had.
     #[error("cannot {what}")]
     Process {
@@ -128,6 +131,7 @@ impl Agent {
         let lock = pins.lock(&run_dir, OTHER_AGENT_ENDS).await?;
         run_dir.write_owner(std::process::id()).map_err(in_run_dir)?;
         run_dir.write_netns().map_err(in_run_dir)?;
+        let sockets = config.listen.listen().await?;
 
         let node_name = config.node_name.as_str();
         let (source, source_kind, source_location) = match &config.source {
@@ -173,7 +177,7 @@ impl Agent {
             tokio::spawn(super::notices::tell(node_name, state.subscribe(), failed, notices));
         }
         let told = told(&config, &board);
-        tokio::spawn(health::run(config.listen, facts.subscribe(), failed_checks, told));
+        tokio::spawn(health::run(sockets, facts.subscribe(), failed_checks, told));
         tokio::spawn(super::health::tell(config.sync_period, state.subscribe(), facts));
 
         // Should the tables have to be made anew, ports are chosen as before: most connections find their way again.

@@ -1,10 +1,12 @@
-//! The same settings by flags, by environment variables and by a configuration file make the same agent.
+//! The same settings by flags, by environment variables and by a configuration file make the same agent; and a start that shall fail
+//! where an address is taken.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lb_common::layout::config;
 use lb_tests::agent::{Agent, Told};
-use lb_tests::assert::OnFailure;
+use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
 use lb_tests::objects::{Folder, NodeObject};
 use lb_tests::traffic::{Server, ping, tcp_request};
@@ -12,7 +14,7 @@ use lb_tests::world::World;
 use serde_json::{Value, json};
 use steerway::maps::{BpfStore, MapStore as _, Table};
 
-use super::{TARGET, WEB, web, web_slice};
+use super::{TARGET, WEB, folder, web, web_slice};
 
 /// None of them is the default. [`SWITCH`] is one more: the flag of a switch takes its value in one word.
 const SETTINGS: [&str; 18] = [
@@ -106,7 +108,7 @@ fn flags_variables_and_a_file_make_the_same_agent() {
     for ((agent, node), way) in agents.iter().zip(world.nodes()).zip(ways) {
         assert_eq!((configuration(agent), told(agent, &node.name)), flags, "{way:?}");
         let pod: &Netns = &world.pod(&format!("pod{}-1", node.number)).ns;
-        let web: std::net::SocketAddr = WEB.parse().expect("an address");
+        let web: SocketAddr = WEB.parse().expect("an address");
         let reply = tcp_request(pod, web, None, Duration::from_secs(2));
         assert_eq!(
             reply.unwrap_or_else(|error| panic!("{way:?}: {error}")).backend,
@@ -115,4 +117,44 @@ fn flags_variables_and_a_file_make_the_same_agent() {
         let answer = ping(pod, web.ip(), 56, Duration::from_millis(300));
         assert!(answer.is_err(), "{way:?}: {answer:?}");
     }
+}
+
+#[test]
+fn a_taken_address_ends_a_start_that_is_to_fail_hard_and_no_other() {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let world = World::builder().nodes(1).build();
+    let _dump = OnFailure::of(&world);
+    let (node, folder) = (world.node(1), folder(&world, &["pod1-2"]));
+    let metrics = SocketAddr::from((Ipv4Addr::LOCALHOST, 10249));
+    let other = Server::tcp(node, "other", metrics);
+    let mut agent = Agent::start(node, &folder, &["--bind-address-hard-fail"]);
+    eventually(LIMIT, "the agent ends", || {
+        if agent.is_running() { Err(agent.log()) } else { Ok(()) }
+    });
+    let (status, log) = (agent.terminate(), agent.log());
+    assert_eq!(status.code(), Some(1), "{log}");
+    for part in [
+        "127.0.0.1:10249",
+        "metricsBindAddress",
+        "--metrics-bind-address",
+        "bindAddressHardFail",
+        "in use",
+    ] {
+        assert!(log.contains(part), "{part} is not in\n{log}");
+    }
+
+    // Left to itself an agent forwards without its metrics, and has them when it can.
+    agent.set_arguments(&[]);
+    agent.restart();
+    agent.wait_ready();
+    drop(other);
+    eventually(LIMIT, "metrics are served", || {
+        node.ns.run(|| TcpStream::connect(metrics)).map(drop)
+    });
+    agent.terminate();
+    agent.set_arguments(&["--bind-address-hard-fail"]);
+    agent.restart();
+    agent.wait_ready();
+    let connected = node.ns.run(|| TcpStream::connect(metrics));
+    assert!(connected.is_ok(), "{connected:?}");
 }

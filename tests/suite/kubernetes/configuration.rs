@@ -40,7 +40,7 @@ fn kube_proxys_file_and_flags_are_enough() {
     let before: Vec<String> = SETTINGS.iter().map(|(name, _)| setting(&scene, name)).collect();
     let file = tempfile::NamedTempFile::new().expect("a file");
     let config = json!({ "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-        "bindAddress": "0.0.0.0", "clientConnection": { "kubeconfig": scene.cluster.kube_proxy(), "qps": 0 },
+        "bindAddress": "0.0.0.0", "bindAddressHardFail": true, "clientConnection": { "kubeconfig": scene.cluster.kube_proxy(), "qps": 0 },
         "clusterCIDR": CLUSTER_CIDR, "hostnameOverride": "another", "mode": "iptables", "nodePortAddresses": NODE_CIDR.split(',').collect::<Vec<_>>(),
         "conntrack": { "maxPerCore": 0, "tcpEstablishedTimeout": "2h0m0s", "udpStreamTimeout": "90s" },
         "iptables": { "masqueradeAll": true, "syncPeriod": "0s" }, "oomScoreAdj": null, "clusterCIDRs": "10.0.0.0/8" });
@@ -90,6 +90,7 @@ fn kube_proxys_file_and_flags_are_enough() {
     assert_eq!((status, &shown["kind"]), (200, &config["kind"]), "{body}");
     for (found, wanted) in [
         (&shown["hostnameOverride"], json!("node1")),
+        (&shown["bindAddressHardFail"], json!(true)),
         (&shown["conntrack"]["tcpEstablishedTimeout"], json!("2h0m0s")),
         (
             &shown["clientConnection"]["kubeconfig"],

@@ -105,7 +105,7 @@ pub(super) const FIELDS: &[Field] = &[
         "bindAddressHardFail",
         "bind-address-hard-fail",
         Truth,
-        Nothing("a port that is taken is tried again, and never ends forwarding"),
+        Is("bind-address-hard-fail"),
     ),
     field(
         "enableProfiling",

@@ -109,6 +109,7 @@ fn kubeadms_file_is_taken_as_it_is() {
         &found,
         &[
             ("bind-address", &["0.0.0.0"]),
+            ("bind-address-hard-fail", &["false"]),
             ("cluster-cidr", &["10.244.0.0/16", "fd00:10:244::/56"]),
             ("conntrack-tcp-be-liberal", &["false"]),
             ("conntrack-udp-timeout", &["0s"]),
