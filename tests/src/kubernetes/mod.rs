@@ -20,6 +20,7 @@ mod audit;
 mod kube_proxy;
 mod kubectl;
 mod process;
+mod relay;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -28,11 +29,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use audit::Use;
 pub use kube_proxy::KubeProxy;
+pub use relay::Relay;
 pub use requests::{Connection, Requests};
 
 use crate::assert::eventually;
@@ -48,6 +50,8 @@ pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";
 const PORT: u16 = 6443;
 /// Port of a second API server on the same etcd, that no agent knows.
 const SECOND_PORT: u16 = 6444;
+/// Port of a relay to the API server.
+const RELAY_PORT: u16 = 6445;
 /// How long a program may take to be ready; several of them start on two processors.
 const START: Duration = Duration::from_mins(2);
 
@@ -174,14 +178,14 @@ impl ControlPlane {
         for (user, _, _) in USERS {
             write_kubeconfig(
                 &self.kubeconfig(user),
-                user,
+                &json!({ "token": user }),
                 PORT,
-                &self.folder.path().join("kube-apiserver/apiserver.crt"),
+                &self.certificate(),
             );
         }
         write_kubeconfig(
             &self.kubeconfig("second"),
-            "admin",
+            &json!({ "token": "admin" }),
             SECOND_PORT,
             &self.folder.path().join("kube-apiserver-2/apiserver.crt"),
         );
@@ -216,10 +220,38 @@ impl ControlPlane {
     #[track_caller]
     pub fn service_account(&self, namespace: &str, name: &str) -> PathBuf {
         let token = self.kubectl(&["create", "token", name, "-n", namespace], "");
+        self.kubeconfig_of(name, &json!({ "token": token.trim() }))
+    }
+
+    /// A kubeconfig with a user of the test's making: `token` or `tokenFile`.
+    #[track_caller]
+    pub fn kubeconfig_of(&self, name: &str, user: &Value) -> PathBuf {
         let file = self.kubeconfig(name);
-        let certificate = self.folder.path().join("kube-apiserver/apiserver.crt");
-        write_kubeconfig(&file, token.trim(), PORT, &certificate);
+        write_kubeconfig(&file, user, PORT, &self.certificate());
         file
+    }
+
+    /// Whether the API server knows whose this token is.
+    #[track_caller]
+    pub fn takes(&self, token: &str) -> bool {
+        self.kubeconfig_of("tried", &json!({ "token": token }));
+        let output = self.kubectl_as("tried", &["get", "--raw=/version"], "");
+        output.status.success()
+    }
+
+    /// Starts a relay to the API server, and makes a kubeconfig that goes through it.
+    #[track_caller]
+    pub fn relay(&self, user: &Value) -> (Relay, PathBuf) {
+        let address = |port| SocketAddr::new(SERVER.parse().expect("an address"), port);
+        let relay = Relay::start(&self.netns, address(RELAY_PORT), Some(&self.netns), address(PORT));
+        let file = self.kubeconfig("relayed");
+        write_kubeconfig(&file, user, RELAY_PORT, &self.certificate());
+        (relay, file)
+    }
+
+    /// The certificate of the API server, which names [`SERVER`] whatever the port.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("kube-apiserver/apiserver.crt")
     }
 
     /// What kube-proxy's user has asked for so far.
@@ -288,10 +320,10 @@ fn write_credentials(folder: &Path) {
     );
 }
 
-fn write_kubeconfig(file: &Path, token: &str, port: u16, certificate: &Path) {
+fn write_kubeconfig(file: &Path, user: &Value, port: u16, certificate: &Path) {
     let config = json!({ "apiVersion": "v1", "kind": "Config", "current-context": "c",
         "clusters": [{ "name": "c", "cluster": { "server": format!("https://{SERVER}:{port}"), "certificate-authority": certificate } }],
-        "users": [{ "name": "u", "user": { "token": token } }],
+        "users": [{ "name": "u", "user": user }],
         "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }] });
     fs::write(file, config.to_string()).expect("a kubeconfig");
 }

@@ -4,9 +4,11 @@
 //! controller has to make slices of them, and slices by hand where that is the case.
 
 mod configuration;
+mod credentials;
 mod deploy;
 mod differential;
 mod events;
+mod flapping;
 mod health;
 mod lists;
 mod migration;
