@@ -27,8 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 ///
 /// First let an agent run with --takeover, beside kube-proxy: new connections are Steerway's from then on, those that netfilter
 /// translates stay with it. Then end kube-proxy and run this. It empties kube-proxy's tables, waits until netfilter carries no
-/// TCP connection to a Service any more, and removes the tables. Chains of kube-proxy's iptables mode are removed at
-/// once, by the programs of iptables. It may be ended and run again at any time.
+/// TCP connection to a Service any more, and removes the tables. Chains of kube-proxy's iptables mode are removed by the programs of
+/// iptables, which have to be installed where this runs: all at once but one, which goes last. It may be ended and run again at any time.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0; 1 when no agent is ready to take over, kube-proxy still runs, something could not be removed, or \
@@ -47,13 +47,8 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let places = places(&options.given)?;
     may_begin(&places)?;
-    let (chains, failed) = iptables::remove();
-    for what in chains {
-        writeln!(out, "removed {what}")?;
-    }
-    for what in &failed {
-        writeln!(out, "LEFT {what}")?;
-    }
+    let chains = iptables::empty();
+    tell(&chains, out)?;
     let mut tables = Vec::new();
     for (family, name) in nftables::FAMILIES {
         if nftables::exists(family)? {
@@ -66,25 +61,40 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
             tables.push((family, name));
         }
     }
-    if !tables.is_empty() && !ended(&places, options.wait, out)? {
+    let translates = chains.kept || !tables.is_empty();
+    if translates && !ended(&places, options.wait, out)? {
         writeln!(
             out,
-            "the empty tables stay: while they do, netfilter goes on with its connections; run this again"
+            "what is left of kube-proxy's rules stays: while it does, netfilter goes on with its connections; run this again"
         )?;
         return Ok(Outcome::Failure);
+    }
+    let mut complete = chains.failed.is_empty();
+    if chains.kept {
+        let mut rest = iptables::remove();
+        complete = rest.failed.is_empty();
+        rest.failed.retain(|what| !chains.failed.contains(what));
+        tell(&rest, out)?;
     }
     for (family, name) in &tables {
         nftables::remove(*family)?;
         writeln!(out, "removed the table {name} {}", nftables::TABLE)?;
     }
-    if tables.is_empty() && failed.is_empty() {
+    if !translates && complete {
         writeln!(out, "nothing of kube-proxy is left in netfilter")?;
     }
-    Ok(if failed.is_empty() {
-        Outcome::Success
-    } else {
-        Outcome::Failure
-    })
+    Ok(if complete { Outcome::Success } else { Outcome::Failure })
+}
+
+/// Tells what became of chains.
+fn tell(chains: &iptables::Outcome, out: &mut dyn Write) -> std::io::Result<()> {
+    for what in &chains.done {
+        writeln!(out, "removed {what}")?;
+    }
+    for what in &chains.failed {
+        writeln!(out, "LEFT {what}")?;
+    }
+    Ok(())
 }
 
 /// Whether the node can be taken over now; the error says what to do first.

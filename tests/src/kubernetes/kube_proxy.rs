@@ -1,9 +1,11 @@
-//! The real kube-proxy in nftables mode, on a node of the world: what Steerway is compared with.
+//! The real kube-proxy on a node of the world: what Steerway is compared with.
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::ControlPlane;
 use super::process::Process;
@@ -15,32 +17,46 @@ use crate::world::{CLUSTER_CIDR, Node};
 pub struct KubeProxy {
     netns: Netns,
     process: Process,
+    _folder: TempDir,
 }
 
 impl KubeProxy {
-    /// Starts kube-proxy for the Node `node`. It answers no probes, so that an agent may run beside it.
+    /// Starts kube-proxy in its nftables mode for the Node `node`. It answers no probes, so that an agent may run beside it.
     #[track_caller]
     pub fn start(cluster: &ControlPlane, node: &Node) -> Self {
-        let file = cluster.folder.path().join(format!("kube-proxy-{}.json", node.name));
+        Self::start_in("nftables", &cluster.kube_proxy(), node)
+    }
+
+    /// Starts it in any mode, with any kubeconfig.
+    #[track_caller]
+    pub fn start_in(mode: &str, kubeconfig: &Path, node: &Node) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let file = folder.path().join("configuration.json");
         let loopback = |port| std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
         let config = json!({ "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-            "mode": "nftables", "clusterCIDR": CLUSTER_CIDR, "hostnameOverride": node.name,
-            "clientConnection": { "kubeconfig": cluster.kube_proxy() },
+            "mode": mode, "clusterCIDR": CLUSTER_CIDR, "hostnameOverride": node.name,
+            "clientConnection": { "kubeconfig": kubeconfig },
             "healthzBindAddress": loopback(20256), "metricsBindAddress": loopback(20249),
             // Only the first network namespace may write it.
             "conntrack": { "maxPerCore": 0, "min": 0 },
-            "nftables": { "minSyncPeriod": "100ms" } });
+            "nftables": { "minSyncPeriod": "100ms" }, "iptables": { "minSyncPeriod": "100ms" } });
         fs::write(&file, config.to_string()).expect("kube-proxy's configuration");
         let process = Process::start(
             &node.ns,
             "kube-proxy",
-            cluster.folder.path(),
+            folder.path(),
             &[format!("--config={}", file.display())],
         );
         Self {
             netns: node.ns.clone(),
             process,
+            _folder: folder,
         }
+    }
+
+    /// The end of its log.
+    pub fn log_end(&self) -> String {
+        self.process.log_end()
     }
 
     /// Its tables of both families as nft tells them; an error while they are not there.

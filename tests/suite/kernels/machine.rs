@@ -1,9 +1,10 @@
 //! A virtual machine with another kernel that runs tests of this very binary.
 //!
-//! In: a folder with an unpacked Debian kernel package (`boot/vmlinuz-*`, `lib/modules/*`), and the tests by name. Out: what
-//! the machine said on its console. QEMU emulates the processor, so that it needs no rights and no hardware; that is some ten
-//! times slower than the host. The machine's whole file system is an archive in memory: busybox, the programs that tests
-//! start with their libraries, the agent, the kernel object and this binary, each at its path on the host.
+//! In: a folder with an unpacked Debian kernel package (`boot/vmlinuz-*`, `lib/modules/*`), the tests by name, and what they need beside
+//! the usual. Out: what the machine said on its console. QEMU emulates the processor, so that it needs no rights and no hardware; that
+//! is some ten times slower than the host. The machine's whole file system is an archive in memory: busybox, the programs that tests
+//! start with their libraries, the agent, the kernel object and this binary, each at its path on the host. Where it has a
+//! network, its first namespace reaches what a namespace of the host reaches, by TCP and in this direction alone.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -14,15 +15,16 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use lb_tests::netns::Netns;
+
 use super::modules;
 
 /// Kernel modules that the tests need; on the host these are built in.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 10] = [
     "veth",
     "bridge",
     "br_netfilter",
     "vxlan",
-    "8021q",
     "sch_ingress",
     "cls_bpf",
     "act_gact",
@@ -31,111 +33,155 @@ const MODULES: [&str; 11] = [
     "nft_ct",
 ];
 
+/// Kernel modules of a machine with a network.
+const NETWORK: [&str; 2] = ["virtio_pci", "virtio_net"];
+/// The addresses that QEMU's network has by itself (its manual, "Using the user mode network stack").
+const NETWORK_UP: &str = "busybox ip addr add 10.0.2.15/24 dev eth0\nbusybox ip link set eth0 up\nbusybox ip route add default via 10.0.2.2\n";
+
+/// The variable by which a process knows that it runs in a machine.
+const HERE: &str = "LB_TESTS_MACHINE";
+
 /// Programs that tests start.
 const PROGRAMS: [&str; 7] = ["nsenter", "ip", "tc", "nft", "bpftool", "ethtool", "sysctl"];
 
 /// Seconds after which a machine is ended.
 const LIMIT_SECONDS: u32 = 900;
 
-/// Variable that is set inside a machine.
-const INSIDE: &str = "STEERWAY_TEST_MACHINE";
-
-/// True inside a machine.
-pub(super) fn is_inside() -> bool {
-    env::var_os(INSIDE).is_some()
+/// Whether this process runs in such a machine.
+pub(super) fn is_here() -> bool {
+    env::var_os(HERE).is_some()
 }
 
-/// Boots the kernel in `folder`, runs this binary with `arguments` there, and returns the console's text.
-#[track_caller]
-pub(super) fn run(folder: &Path, arguments: &[&str]) -> String {
-    let root = tempfile::tempdir().expect("a folder for the machine's files");
-    furnish(root.path(), folder, arguments);
-    let image = root.path().with_extension("cpio");
-    archive(root.path(), &image);
-    let output = Command::new("timeout")
-        .arg(LIMIT_SECONDS.to_string())
-        .args([
-            "qemu-system-x86_64",
-            "-M",
-            "q35",
-            "-cpu",
-            "max",
-            "-m",
-            "4096",
-            "-smp",
-            "1",
-        ])
-        .args(["-nographic", "-no-reboot", "-net", "none"])
-        .arg("-kernel")
-        .arg(only_file(&folder.join("boot"), "vmlinuz-"))
-        .arg("-initrd")
-        .arg(&image)
-        .args(["-append", "console=ttyS0 panic=-1 quiet"])
-        .stdin(Stdio::null())
-        .output()
-        .expect("timeout and qemu-system-x86_64");
-    fs::remove_file(&image).expect("the machine's image");
-    let console = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(
-        output.status.success(),
-        "the machine did not end by itself: {}\n{}\n{console}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    console
+/// A machine that was not booted yet.
+#[derive(Default)]
+pub(super) struct Machine<'a> {
+    /// The folder of its kernel.
+    pub(super) kernel: PathBuf,
+    /// Kernel modules beside the usual ones.
+    pub(super) modules: &'a [&'a str],
+    /// Programs beside the usual ones.
+    pub(super) programs: &'a [PathBuf],
+    /// Other files, each at its path on the host.
+    pub(super) files: &'a [PathBuf],
+    /// Environment variables beside the usual ones.
+    pub(super) variables: &'a [(&'a str, &'a Path)],
+    /// The namespace of the host that its network leads to.
+    pub(super) network: Option<&'a Netns>,
 }
 
-/// Lays out the machine's files below `root`.
-fn furnish(root: &Path, kernel: &Path, arguments: &[&str]) {
-    for folder in ["bin", "dev", "proc", "run", "sys", "tmp", "modules", "var/run"] {
-        fs::create_dir_all(root.join(folder)).expect("a folder of the machine");
+impl Machine<'_> {
+    /// Boots it, runs this binary with `arguments` there, and returns the console's text.
+    #[track_caller]
+    pub(super) fn run(&self, arguments: &[&str]) -> String {
+        let root = tempfile::tempdir().expect("a folder for the machine's files");
+        self.furnish(root.path(), arguments);
+        let image = root.path().with_extension("cpio");
+        archive(root.path(), &image);
+        let output = self.command(&image).output().expect("timeout and qemu-system-x86_64");
+        fs::remove_file(&image).expect("the machine's image");
+        let console = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "the machine did not end by itself: {}\n{}\n{console}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        console
     }
-    let busybox = find("busybox");
-    fs::copy(&busybox, root.join("bin/busybox")).expect("busybox");
-    symlink("busybox", root.join("bin/sh")).expect("a shell");
-    let this = env::current_exe().expect("the path of this binary");
-    let variable = |name: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name} is not set")));
-    let agent = variable("STEERWAY_BIN");
-    let object = variable("STEERWAY_EBPF");
-    for program in PROGRAMS.map(find).iter().chain([&this, &agent]) {
-        bring_program(root, program);
+
+    fn command(&self, image: &Path) -> Command {
+        let mut command = self
+            .network
+            .map_or_else(|| Command::new("timeout"), |netns| netns.command("timeout"));
+        command
+            .arg(LIMIT_SECONDS.to_string())
+            .args([
+                "qemu-system-x86_64",
+                "-M",
+                "q35",
+                "-cpu",
+                "max",
+                "-m",
+                "4096",
+                "-smp",
+                "1",
+            ])
+            .args(["-nographic", "-no-reboot"]);
+        if self.network.is_some() {
+            let device = "virtio-net-pci,netdev=host,romfile=";
+            command.args(["-netdev", "user,id=host,ipv6=off", "-device", device]);
+        } else {
+            command.args(["-net", "none"]);
+        }
+        command
+            .arg("-kernel")
+            .arg(only_file(&self.kernel.join("boot"), "vmlinuz-"))
+            .arg("-initrd")
+            .arg(image)
+            .args(["-append", "console=ttyS0 panic=-1 quiet"])
+            .stdin(Stdio::null());
+        command
     }
-    // The machine would take a minute to unpack what debuggers read of these two.
-    for program in [&this, &agent] {
-        let copy = place(root, program);
-        let stripped = Command::new("strip").arg(&copy).status().expect("strip, of binutils");
-        assert!(stripped.success(), "strip {}: {stripped}", copy.display());
+
+    /// Lays out the machine's files below `root`.
+    fn furnish(&self, root: &Path, arguments: &[&str]) {
+        for folder in ["bin", "dev", "proc", "run", "sys", "tmp", "modules", "var/run"] {
+            fs::create_dir_all(root.join(folder)).expect("a folder of the machine");
+        }
+        let busybox = find("busybox");
+        fs::copy(&busybox, root.join("bin/busybox")).expect("busybox");
+        symlink("busybox", root.join("bin/sh")).expect("a shell");
+        let this = env::current_exe().expect("the path of this binary");
+        let variable = |name: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| panic!("{name} is not set")));
+        let agent = variable("STEERWAY_BIN");
+        let object = variable("STEERWAY_EBPF");
+        for program in PROGRAMS.map(find).iter().chain(self.programs).chain([&this, &agent]) {
+            bring_program(root, program);
+        }
+        // The machine would take a minute to unpack what debuggers read of these two.
+        for program in [&this, &agent] {
+            let copy = place(root, program);
+            let stripped = Command::new("strip").arg(&copy).status().expect("strip, of binutils");
+            assert!(stripped.success(), "strip {}: {stripped}", copy.display());
+        }
+        self.files.iter().chain([&object]).for_each(|file| bring(root, file));
+        let network: &[&str] = if self.network.is_some() { &NETWORK } else { &[] };
+        let names = [&MODULES[..], network, self.modules].concat();
+        let names = modules::unpack(&self.kernel.join("lib/modules"), &names, &root.join("modules"));
+        let mut variables = format!(
+            "{HERE}=1 STEERWAY_BIN={} STEERWAY_EBPF={}",
+            agent.display(),
+            object.display()
+        );
+        for (name, value) in self.variables {
+            variables.extend([" ", name, "=", &value.display().to_string()]);
+        }
+        let script = format!(
+            "#!/bin/busybox sh\n\
+             export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin\n\
+             busybox mount -t proc proc /proc\n\
+             busybox mount -t sysfs sysfs /sys\n\
+             busybox mount -t devtmpfs devtmpfs /dev\n\
+             busybox mount -t bpf bpf /sys/fs/bpf\n\
+             busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
+             busybox ip link set lo up\n\
+             for name in {}; do busybox insmod /modules/$name; done\n\
+             {}\
+             export LB_TESTS_REQUIRE=1 RUST_BACKTRACE=0 {variables}\n\
+             echo\n\
+             busybox uname -sr\n\
+             {} {}\n\
+             echo \"ended with $?\"\n\
+             busybox poweroff -f\n",
+            names.join(" "),
+            if network.is_empty() { "" } else { NETWORK_UP },
+            this.display(),
+            arguments.join(" "),
+        );
+        let init = root.join("init");
+        fs::write(&init, script).expect("the machine's first program");
+        fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("its mode");
     }
-    bring(root, &object);
-    let names = modules::unpack(&kernel.join("lib/modules"), &MODULES, &root.join("modules"));
-    let inserted = format!(
-        "for name in {}; do busybox insmod /modules/$name; done\n",
-        names.join(" ")
-    );
-    let script = format!(
-        "#!/bin/busybox sh\n\
-         export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin\n\
-         busybox mount -t proc proc /proc\n\
-         busybox mount -t sysfs sysfs /sys\n\
-         busybox mount -t devtmpfs devtmpfs /dev\n\
-         busybox mount -t bpf bpf /sys/fs/bpf\n\
-         busybox mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
-         busybox ip link set lo up\n\
-         {inserted}\
-         export {INSIDE}=1 LB_TESTS_REQUIRE=1 RUST_BACKTRACE=0 STEERWAY_BIN={agent} STEERWAY_EBPF={object}\n\
-         echo\n\
-         busybox uname -sr\n\
-         {this} {arguments}\n\
-         echo \"ended with $?\"\n\
-         busybox poweroff -f\n",
-        agent = agent.display(),
-        object = object.display(),
-        this = this.display(),
-        arguments = arguments.join(" "),
-    );
-    let init = root.join("init");
-    fs::write(&init, script).expect("the machine's first program");
-    fs::set_permissions(&init, fs::Permissions::from_mode(0o755)).expect("its mode");
 }
 
 /// Copies a program and the libraries that it names to their own paths below `root`.
@@ -192,7 +238,7 @@ fn archive(root: &Path, image: &Path) {
 
 /// The program called `name`.
 #[track_caller]
-fn find(name: &str) -> PathBuf {
+pub(super) fn find(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/sbin".into(), "/usr/sbin".into()]);
     let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());

@@ -3,19 +3,28 @@
 //! `$STEERWAY_KERNELS` names the folder with one unpacked kernel package for each version, as `cargo xtask setup` makes it.
 //! Each test runs a choice of this binary's other tests inside the machine and demands that all of them pass there.
 
+mod iptables_mode;
 mod machine;
 mod modules;
 
 use std::env;
 use std::path::PathBuf;
 
-/// Runs the tests whose names contain one of `filters` under the kernel `version`.
+use machine::Machine;
+
+/// The folder of the kernel `version`.
 #[track_caller]
-fn all_pass(version: &str, filters: &[&str]) {
+fn kernel(version: &str) -> PathBuf {
     let kernels = env::var_os("STEERWAY_KERNELS").expect("STEERWAY_KERNELS is not set: run `cargo xtask test`");
+    PathBuf::from(kernels).join(version)
+}
+
+/// Runs the tests whose names contain one of `filters` in a machine with the kernel `version`.
+#[track_caller]
+fn all_pass(version: &str, machine: &Machine<'_>, filters: &[&str]) {
     let mut arguments = filters.to_vec();
     arguments.push("--test-threads=1");
-    let console = machine::run(&PathBuf::from(kernels).join(version), &arguments);
+    let console = machine.run(&arguments);
     assert!(
         console
             .lines()
@@ -47,27 +56,38 @@ const EVERYWHERE: [&str; 11] = [
     "datapath::clsact::filters_are_replaced_without_a_gap",
 ];
 
+/// A machine with the kernel `version` and nothing beside the usual.
+#[track_caller]
+fn all_pass_as_here(version: &str, restart: &str) {
+    let machine = Machine {
+        kernel: kernel(version),
+        ..Machine::default()
+    };
+    all_pass(version, &machine, &[&EVERYWHERE[..], &[restart]].concat());
+}
+
 #[test]
 fn all_is_as_here_under_linux_6_1_which_has_clsact_alone() {
-    let restart = "agent::life::with_clsact_filters_it_restarts_as_silently";
-    all_pass("6.1", &[&EVERYWHERE[..], &[restart]].concat());
+    all_pass_as_here("6.1", "agent::life::with_clsact_filters_it_restarts_as_silently");
 }
 
 #[test]
 fn all_is_as_here_under_linux_6_12() {
-    let restart = "agent::life::killed_and_started_again";
-    all_pass("6.12", &[&EVERYWHERE[..], &[restart]].concat());
+    all_pass_as_here("6.12", "agent::life::killed_and_started_again");
 }
 
 /// What the host's kernel may lack runs in the machine alone: there this test is the thing itself.
 #[test]
 fn devices_of_a_vlan_serve_as_uplinks_under_linux_6_12() {
-    if machine::is_inside() {
+    if machine::is_here() {
         crate::netns::vlan::devices_of_a_vlan_serve_as_uplinks();
     } else {
-        all_pass(
-            "6.12",
-            &["kernels::devices_of_a_vlan_serve_as_uplinks_under_linux_6_12"],
-        );
+        let machine = Machine {
+            kernel: kernel("6.12"),
+            modules: &["8021q"],
+            ..Machine::default()
+        };
+        let this = "kernels::devices_of_a_vlan_serve_as_uplinks_under_linux_6_12";
+        all_pass("6.12", &machine, &[this]);
     }
 }

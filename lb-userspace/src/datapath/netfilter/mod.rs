@@ -3,7 +3,7 @@
 //! In: this network namespace. Out: kube-proxy's rules taken away in a way that keeps translating what netfilter has begun to translate.
 //! Netfilter translates a connection by its entry in the connection tracker, not by rules, but only while something is hooked for
 //! NAT: kube-proxy's tables are therefore emptied first ([`nftables`], one message a table) and removed once no connection
-//! needs them; chains of iptables ([`iptables`]) hang below base chains that stay. Nothing here is kept open, and all of it may be
+//! needs them; of the chains of iptables ([`iptables`]) the one that masquerades stays as long, unused. Nothing here is kept open, and all of it may be
 //! repeated.
 
 pub mod connections;

@@ -1,5 +1,7 @@
 //! kube-proxy's tables of its nftables mode: `ip kube-proxy` and `ip6 kube-proxy` (`pkg/proxy/nftables/proxier.go`).
 
+use std::collections::BTreeSet;
+
 use super::socket::{ACK, DUMP, Messages, NetfilterError, ask, attribute};
 
 /// The name of kube-proxy's tables.
@@ -72,25 +74,53 @@ pub fn remove(family: u8) -> Result<(), NetfilterError> {
     })
 }
 
-/// A chain of the table.
+/// The tables of a family with a chain whose name `is_one`, kube-proxy's own aside.
+///
+/// # Errors
+/// Netfilter cannot be asked.
+pub(super) fn tables_with(family: u8, is_one: fn(&str) -> bool) -> Result<Vec<String>, NetfilterError> {
+    let found = all_chains(family)?.into_iter();
+    let tables: BTreeSet<String> = found
+        .filter(|(table, chain)| table != TABLE && is_one(&chain.name))
+        .map(|(table, _)| table)
+        .collect();
+    Ok(tables.into_iter().collect())
+}
+
+/// A chain.
 struct Chain {
     name: String,
     hooked: bool,
 }
 
+/// The chains of kube-proxy's table.
 fn chains(family: u8) -> Result<Vec<Chain>, NetfilterError> {
+    let found = all_chains(family)?.into_iter();
+    Ok(found
+        .filter(|(table, _)| table == TABLE)
+        .map(|(_, chain)| chain)
+        .collect())
+}
+
+/// Every chain of a family, with its table.
+fn all_chains(family: u8) -> Result<Vec<(String, Chain)>, NetfilterError> {
     let mut messages = Messages::default();
     let start = messages.begin(GET_CHAIN, DUMP, family, 0);
     messages.end(start);
     let mut chains = Vec::new();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
-    ask("list kube-proxy's chains", &messages, usize::MAX, |chain| {
-        if attribute(chain, TABLE_NAME).map(text).as_deref() == Some(TABLE) {
-            chains.extend(attribute(chain, CHAIN_NAME).map(|name| Chain {
-                name: text(name),
-                hooked: attribute(chain, CHAIN_HOOK).is_some(),
-            }));
-        }
+    ask("list chains", &messages, usize::MAX, |chain| {
+        let names = attribute(chain, TABLE_NAME).zip(attribute(chain, CHAIN_NAME));
+        chains.extend(names.map(|(table, name)| {
+            let hooked = attribute(chain, CHAIN_HOOK).is_some();
+            (
+                text(table),
+                Chain {
+                    name: text(name),
+                    hooked,
+                },
+            )
+        }));
     })?;
     Ok(chains)
 }
