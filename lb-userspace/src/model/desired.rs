@@ -12,19 +12,20 @@ use serde::{Deserialize, Serialize};
 use super::address::Family;
 use super::node::NodeFacts;
 use super::object::{ObjectKey, Rejection};
+use super::ord_map::OrdMap;
 use super::port::Protocol;
 use super::service::{ServiceType, TrafficPolicy};
 use super::slice::Conditions;
 
-/// Everything that this node should forward.
+/// Everything that this node should forward. Cheap to clone, but for what is of a node's size or wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredState {
     /// The service ports that have a frontend.
-    pub service_ports: BTreeMap<ServicePortKey, ServicePort>,
+    pub service_ports: OrdMap<ServicePortKey, Arc<ServicePort>>,
     /// Every ClusterIP in use and its Service: a port of it that no frontend matches is refused, not routed.
-    pub cluster_ips: BTreeMap<IpAddr, ObjectKey>,
+    pub cluster_ips: OrdMap<IpAddr, ObjectKey>,
     /// The health check servers to run.
-    pub health_checks: BTreeMap<ObjectKey, HealthCheck>,
+    pub health_checks: OrdMap<ObjectKey, HealthCheck>,
     /// This node.
     pub node: NodeFacts,
     /// Addresses of other nodes: where one is a Service's as well, packets of this host for it go to that node.
@@ -33,6 +34,21 @@ pub struct DesiredState {
     pub service_cidrs: Vec<IpNet>,
     /// What objects could not have beside each other, sorted. What is wrong with an object alone its source reports.
     pub rejections: Vec<Rejection>,
+}
+
+impl DesiredState {
+    /// A node without Services.
+    pub(crate) fn of_node(node: NodeFacts) -> Self {
+        Self {
+            service_ports: OrdMap::default(),
+            cluster_ips: OrdMap::default(),
+            health_checks: OrdMap::default(),
+            node,
+            other_nodes: BTreeSet::new(),
+            service_cidrs: Vec::new(),
+            rejections: Vec::new(),
+        }
+    }
 }
 
 /// Identifies a service port: one port of a Service in one family.

@@ -2,7 +2,8 @@
 //!
 //! In: a [`Snapshot`] of reduced objects (made by `ServiceObject::convert` and its siblings, which validate each object
 //! alone) and a [`ModelConfig`]. Out: a [`DesiredState`]. There is no failure: what cannot be used becomes a [`Rejection`]
-//! and stops nothing else. No clock, no I/O, no randomness, no state between calls; equal input gives equal output.
+//! and stops nothing else. No clock, no I/O, no randomness; equal input gives equal output. A [`Model`] remembers the last
+//! snapshot to save work, and nothing else.
 //! The two families are independent: every service port exists once in each family that its Service has a ClusterIP of.
 //!
 //! Left out: which ids, tables and map entries this becomes (the plan), and where objects come from (the source).
@@ -17,24 +18,26 @@ mod mirror;
 mod names;
 mod node;
 mod object;
+mod ord_map;
 mod policy;
 mod port;
 mod service;
 mod service_address;
 mod service_cidr;
+mod service_slices;
 mod slice;
 #[cfg(test)]
 mod tests;
 mod topology;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 pub use address::{Family, PerFamily, parse_address, parse_range};
-pub use build::build;
+pub use build::{Model, build};
 pub use desired::{
     Backend, BackendSet, Choice, DesiredState, EndpointAddress, Frontend, FrontendKind, HealthCheck, ServicePort,
     ServicePortKey, SourceRanges, Topology, WhenEmpty, WhyUnused,
@@ -42,6 +45,7 @@ pub use desired::{
 pub use names::Names;
 pub use node::{NodeFacts, NodeObject, NodePortAddresses, nodeport_addresses};
 pub use object::{ObjectKey, ObjectKind, ObjectRef, Rejection};
+pub use ord_map::OrdMap;
 pub use port::Protocol;
 pub use service::{AddressField, NotProxied, PortObject, ServiceObject, ServiceType, TrafficPolicy};
 pub use service_cidr::service_ranges;
@@ -51,9 +55,9 @@ pub use slice::{Conditions, EndpointObject, Hints, SliceObject, SlicePort, TRIGG
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The Services.
-    pub services: BTreeMap<ObjectKey, Arc<ServiceObject>>,
+    pub services: OrdMap<ObjectKey, Arc<ServiceObject>>,
     /// The slices, by their own names; one may be older or younger than its Service.
-    pub slices: BTreeMap<ObjectKey, Arc<SliceObject>>,
+    pub slices: OrdMap<ObjectKey, Arc<SliceObject>>,
     /// This node's Node object.
     pub node: Option<Arc<NodeObject>>,
     /// Addresses of the other nodes, as far as the source knows them.

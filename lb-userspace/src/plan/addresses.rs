@@ -16,7 +16,7 @@ use super::bits::bit_of;
 use super::image::Phase;
 use super::slot::{FrontendKey, Slot};
 use super::{NodeTables, Planner};
-use crate::model::{DesiredState, Frontend, FrontendKind, ObjectKey, ObjectKind, ObjectRef, Rejection};
+use crate::model::{DesiredState, Frontend, FrontendKind, ObjectKey, ObjectKind, ObjectRef, OrdMap, Rejection};
 
 /// The addresses with an entry, and what decides about it.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +24,8 @@ pub(super) struct Addresses {
     entries: BTreeMap<IpAddr, Slot>,
     /// LoadBalancer and external IPs, with the number of frontends.
     external: BTreeMap<IpAddr, u32>,
-    cluster_ips: BTreeSet<IpAddr>,
+    /// ClusterIPs and their Services.
+    cluster_ips: OrdMap<IpAddr, ObjectKey>,
     /// What has to be looked at again.
     touched: BTreeSet<IpAddr>,
     /// Addresses whose entry found no room.
@@ -69,7 +70,7 @@ impl Addresses {
             FRONTEND_VALID | FRONTEND_NODE
         } else if node.addresses.contains(address) {
             0
-        } else if self.cluster_ips.contains(address) {
+        } else if self.cluster_ips.contains_key(address) {
             FRONTEND_VALID | FRONTEND_REFUSE | FRONTEND_ECHO
         } else if self.external.contains_key(address) {
             FRONTEND_VALID | FRONTEND_ECHO
@@ -79,15 +80,10 @@ impl Addresses {
     }
 
     /// Notes which ClusterIPs have come and gone.
-    fn take_cluster_ips(&mut self, wanted: &BTreeMap<IpAddr, ObjectKey>) {
-        if wanted.len() == self.cluster_ips.len() && wanted.keys().eq(&self.cluster_ips) {
-            return;
-        }
+    fn take_cluster_ips(&mut self, wanted: &OrdMap<IpAddr, ObjectKey>) {
         self.touched
-            .extend(self.cluster_ips.iter().filter(|address| !wanted.contains_key(address)));
-        self.touched
-            .extend(wanted.keys().filter(|address| !self.cluster_ips.contains(address)));
-        self.cluster_ips = wanted.keys().copied().collect();
+            .extend(self.cluster_ips.changes(wanted).map(|change| *change.key));
+        self.cluster_ips = wanted.clone();
     }
 
     /// What to tell about addresses without room for their entry.
@@ -131,10 +127,10 @@ impl Addresses {
         self.unplaced.iter().map(rejection).collect()
     }
 
-    /// Bytes of heap.
+    /// Bytes of heap, without what is shared with the desired state.
     pub(super) fn heap_bytes(&self) -> usize {
-        let entry = 3 * size_of::<IpAddr>() + size_of::<Slot>() + size_of::<u32>();
-        self.entries.len().max(self.cluster_ips.len()).max(self.external.len()) * entry * 3 / 2
+        let entry = 2 * size_of::<IpAddr>() + size_of::<Slot>() + size_of::<u32>();
+        self.entries.len().max(self.external.len()) * entry * 3 / 2
     }
 }
 
@@ -154,7 +150,7 @@ impl Planner {
         touched.append(&mut addresses.unplaced);
         if recheck || self.node.nodeport_addresses != node.nodeport_addresses {
             touched.extend(addresses.entries.keys());
-            touched.extend(&addresses.cluster_ips);
+            touched.extend(addresses.cluster_ips.keys());
             touched.extend(addresses.external.keys());
             touched.extend(&node.nodeport_addresses);
         }

@@ -21,7 +21,7 @@ use super::service::{ServiceState, Services, backend_address, backend_bit, is_v6
 use super::slot::{FrontendKey, Slot};
 use super::{Leftovers, NodeTables, Planner, wanted};
 use crate::maps::{Dump, Table};
-use crate::model::{Family, ServicePortKey};
+use crate::model::{Family, OrdMap, ServicePortKey};
 
 /// What the tables are brought up with when they have no seed and none is given.
 const FALLBACK_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -38,6 +38,7 @@ impl Planner {
         } = dump;
         let draft = Draft::new(tables, lengths);
         let mut planner = Self {
+            wanted: OrdMap::default(),
             forward: AddressBits::new(Table::ForwardBits, Phase::ForwardBits),
             reply: AddressBits::new(Table::ReplyBits, Phase::ReplyBits),
             services: Services::new(Vec::new(), 1, &[]),

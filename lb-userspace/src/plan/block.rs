@@ -67,12 +67,7 @@ impl Shape {
 }
 
 /// The header of a block.
-pub(super) fn header(
-    id: u32,
-    generation: u16,
-    wanted: &ServicePort,
-    shape: Shape,
-) -> [u64; BLOCK_HEADER_WORDS as usize] {
+fn header(id: u32, generation: u16, wanted: &ServicePort, shape: Shape) -> [u64; BLOCK_HEADER_WORDS as usize] {
     let mut flags = if matches!(wanted.source_ranges, SourceRanges::AllowAll) {
         0
     } else {

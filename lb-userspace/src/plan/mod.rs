@@ -3,7 +3,8 @@
 //!
 //! In: a [`crate::maps::Dump`] once, then a [`DesiredState`] and [`NodeTables`] each cycle. Out: a [`Plan`]. Pure: no I/O, no clock, no
 //! randomness; equal input and history give equal bytes. There is no failure: what does not fit is left out with a
-//! [`Rejection`], everything else goes on, and it is tried again in every cycle.
+//! [`Rejection`], everything else goes on, and it is tried again in every cycle. Beside that a cycle looks only at what is not
+//! as the last one wanted it.
 //!
 //! ```text
 //! let mut planner = Planner::adopt(Dump::of(store)?, seed);
@@ -45,13 +46,14 @@ mod withdraw;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lb_common::layout::{self, Device, config};
 
 pub use name::{parse_service_port_name, service_port_name};
 
 use crate::maps::{MapError, MapOp, MapStore, OpList, SourceRange, Table};
-use crate::model::{DesiredState, Rejection, ServicePort, ServicePortKey};
+use crate::model::{DesiredState, OrdMap, Rejection, ServicePort, ServicePortKey};
 use addresses::Addresses;
 use arena::Arena;
 use bits::AddressBits;
@@ -138,6 +140,8 @@ pub struct Fill {
 /// Knows what is published and what to change.
 #[derive(Clone, Debug)]
 pub struct Planner {
+    /// The service ports that the last cycle was to publish.
+    wanted: OrdMap<ServicePortKey, Arc<ServicePort>>,
     draft: Draft,
     services: Services,
     arena: Arena,
@@ -203,11 +207,16 @@ impl Planner {
         }
 
         let own = Own::new(&node.addresses);
-        let (changed, gone) = self.compare(desired, own, |key| recheck || retry.contains_key(key));
+        let before = std::mem::replace(&mut self.wanted, desired.service_ports.clone());
+        let before = if recheck { OrdMap::default() } else { before };
+        let (changed, gone) = self.compare(&before, &desired.service_ports, &retry, recheck);
         let mut leftovers = std::mem::take(&mut self.strays);
         let mut names = Vec::new();
         for (key, wanted) in changed {
-            self.publish(key, wanted, own, &mut names, &mut leftovers);
+            match reject::never(key) {
+                Some(reason) => self.reject(key, reason),
+                None => self.publish(key, wanted, own, &mut names, &mut leftovers),
+            }
         }
         if !names.is_empty() {
             self.draft.push(Phase::Names, MapOp::PutNames(names.into()));
@@ -275,36 +284,33 @@ impl Planner {
             + self.reply.heap_bytes()
     }
 
-    /// Service ports that need work, and live ones that are not wanted any more.
+    /// Service ports that may need work: those that are not as they were `before`, and those to `retry`; and live ones that
+    /// are not wanted any more. Both in order of their keys. With a `recheck`, nothing but what stands in the tables is trusted.
     fn compare<'a>(
-        &mut self,
-        desired: &'a DesiredState,
-        own: Own<'_>,
-        suspect: impl Fn(&ServicePortKey) -> bool,
+        &self,
+        before: &'a OrdMap<ServicePortKey, Arc<ServicePort>>,
+        desired: &'a OrdMap<ServicePortKey, Arc<ServicePort>>,
+        retry: &BTreeMap<ServicePortKey, Vec<Rejection>>,
+        recheck: bool,
     ) -> (Vec<(&'a ServicePortKey, &'a ServicePort)>, Vec<u32>) {
+        let live = |id: &u32| self.services.get(*id).is_some_and(service::ServiceState::is_live);
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
-        let mut rejected = Vec::new();
-        let mut known = self.services.by_key().peekable();
-        let live = |id| self.services.get(id).is_some_and(service::ServiceState::is_live);
-        for (key, wanted) in &desired.service_ports {
-            while let Some((_, id)) = known.next_if(|(before, _)| *before < key) {
-                gone.extend(Some(id).filter(|id| live(*id)));
-            }
-            if let Some(reason) = reject::never(key) {
-                rejected.push((key.clone(), reason));
-                continue;
-            }
-            let id = known.next_if(|(same, _)| *same == key).map(|(_, id)| id);
-            let stands = id.and_then(|id| Some((id, self.services.get(id)?)));
-            let is_right =
-                stands.is_some_and(|(id, state)| state.is_live() && state.is_as(id, wanted, own, &self.draft));
-            if !is_right || suspect(key) {
-                changed.push((key, wanted));
+        for change in before.changes(desired) {
+            match change.after {
+                Some(wanted) => changed.push((change.key, &**wanted)),
+                None => gone.extend(self.services.id(change.key).filter(live)),
             }
         }
-        gone.extend(known.map(|(_, id)| id).filter(|id| live(*id)));
-        for (key, reason) in rejected {
-            self.reject(&key, reason);
+        if !retry.is_empty() {
+            let retried = retry.keys().filter_map(|key| desired.get_key_value(key));
+            changed.extend(retried.map(|(key, wanted)| (key, &**wanted)));
+            changed.sort_by_key(|(key, _)| *key);
+            changed.dedup_by_key(|(key, _)| *key);
+        }
+        if recheck {
+            let stays = |key| desired.contains_key(key) && reject::never(key).is_none();
+            let known = self.services.by_key().filter(|(key, _)| !stays(key));
+            gone = known.map(|(_, id)| id).filter(live).collect();
         }
         (changed, gone)
     }

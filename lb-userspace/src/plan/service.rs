@@ -1,19 +1,17 @@
-//! What is published of one service port, and whether that is what is wanted.
+//! What is published of one service port, and all of those that have an id.
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use lb_common::layout::{self, BACKEND_V6, BACKEND_WORDS, BLOCK_HEADER_WORDS, BackendControl, backend_port_word};
+use lb_common::layout::{self, BACKEND_V6, BACKEND_WORDS};
 
 use super::arena::Block;
 use super::bits::bit_of;
-use super::block::{self, Shape};
 use super::ids::IdPool;
 use super::image::Draft;
 use super::slot::Slot;
-use super::wanted::{self, Own};
-use crate::maps::{Table, address_of_words, address_words};
-use crate::model::{EndpointAddress, Frontend, ServicePort, ServicePortKey};
+use crate::maps::{Table, address_of_words};
+use crate::model::{EndpointAddress, Frontend, ServicePortKey};
 
 /// A service port with an id.
 #[derive(Clone, Debug)]
@@ -57,57 +55,6 @@ impl ServiceState {
     /// Whether clients are remembered.
     pub(super) fn has_affinity(&self, draft: &Draft) -> bool {
         self.header_word(draft, layout::block::AFFINITY) != 0
-    }
-
-    /// Whether everything is published as wanted. Relies on what stands being consistent, which holds for all that this
-    /// planner has published; what it adopted is looked at in full.
-    pub(super) fn is_as(&self, id: u32, wanted: &ServicePort, own: Own<'_>, draft: &Draft) -> bool {
-        let Some(shape) = self.has_backends_of(wanted, own, draft) else {
-            return false;
-        };
-        let header = block::header(id, self.generation, wanted, shape);
-        let header_stands = (0..BLOCK_HEADER_WORDS).all(|i| self.header_word(draft, i) == header[i as usize]);
-        let frontends = wanted
-            .frontends
-            .iter()
-            .filter(|frontend| wanted::is_published(frontend, own));
-        let ranges = wanted::source_ranges(wanted, self.key.family, own).unwrap_or_default();
-        header_stands && frontends.eq(self.frontends.iter().map(|(frontend, _)| frontend)) && ranges == self.ranges
-    }
-
-    /// The shape of the block if all backends have the wanted states and flags.
-    fn has_backends_of(&self, wanted: &ServicePort, own: Own<'_>, draft: &Draft) -> Option<Shape> {
-        let table = draft.used(Table::Backends);
-        let record = |id: &u32| {
-            table
-                .get(*id as usize * BACKEND_WORDS..)?
-                .first_chunk::<BACKEND_WORDS>()
-        };
-        let stands = |record: &&[u64; BACKEND_WORDS]| BackendControl::from_word(record[0]).state != 0;
-        let mut present = self.backends.iter().filter_map(record).filter(stands);
-        let mut next = present.next();
-        let mut shape = Shape::EMPTY;
-        for (at, backend) in &wanted.backends {
-            let state = wanted::backend_state(backend);
-            if state == 0 {
-                continue;
-            }
-            let [first, second] = address_words(at.address);
-            match next {
-                Some([control, a, b, port]) if (*a, *b, *port as u16) == (first, second, at.port) => {
-                    let flags = wanted::backend_flags(at, backend, own);
-                    if BackendControl::from_word(*control).state != state || *port != backend_port_word(at.port, flags)
-                    {
-                        return None;
-                    }
-                    shape.add(state);
-                    next = present.next();
-                }
-                _ if wanted::is_chosen(state) => return None,
-                _ => {}
-            }
-        }
-        next.is_none().then_some(shape)
     }
 }
 

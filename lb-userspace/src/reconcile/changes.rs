@@ -1,14 +1,13 @@
 //! What changes in the source between two looks at it, and how long changes of endpoints take until they are programmed.
 //!
-//! Pure but for nothing: time is an argument. An unchanged object is shared from snapshot to snapshot, so that a comparison looks at pointers
-//! for nearly all of them. The time of a trigger is the EndpointSlice controller's annotation; triggers from before the
-//! agent's start are not counted, as kube-proxy does not (`pkg/proxy/endpointschangetracker.go`).
+//! Pure: time is an argument. Snapshots share what does not change, so that a comparison looks at little else. The time of a
+//! trigger is the EndpointSlice controller's annotation; triggers from before the agent's start are not counted, as kube-proxy
+//! does not (`pkg/proxy/endpointschangetracker.go`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::model::{Family, ObjectKey, SliceObject, Snapshot};
+use crate::model::{Family, ObjectKey, OrdMap, SliceObject, Snapshot};
 use crate::observe::{Changes, Figures};
 
 /// What was seen last, and what waits to be programmed.
@@ -83,27 +82,15 @@ impl Tracker {
 }
 
 /// How many objects came, changed or went; `each` sees those that came or changed.
-fn changed<T: PartialEq>(
-    before: &BTreeMap<ObjectKey, Arc<T>>,
-    after: &BTreeMap<ObjectKey, Arc<T>>,
+fn changed<T: Eq>(
+    before: &OrdMap<ObjectKey, Arc<T>>,
+    after: &OrdMap<ObjectKey, Arc<T>>,
     mut each: impl FnMut(&Arc<T>),
 ) -> u64 {
-    let mut count = 0;
-    let mut old = before.iter().peekable();
-    for (key, object) in after {
-        if old.next_if(|(_, known)| Arc::ptr_eq(known, object)).is_some() {
-            continue;
-        }
-        while old.next_if(|(known, _)| *known < key).is_some() {
-            count += 1;
-        }
-        let known = old.next_if(|(known, _)| *known == key).map(|(_, known)| known);
-        if known.is_none_or(|known| known != object) {
-            count += 1;
-            each(object);
-        }
-    }
-    count + old.count() as u64
+    let changes = before.changes(after);
+    changes
+        .inspect(|change| change.after.into_iter().for_each(&mut each))
+        .count() as u64
 }
 
 #[cfg(test)]

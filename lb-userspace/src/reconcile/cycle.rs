@@ -7,15 +7,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::summary::Summary;
 use super::words;
 use crate::clock::{Instant, now};
 use crate::config::Config;
 use crate::datapath::interfaces::InterfaceTable;
 use crate::datapath::steer::SteerDevice;
 use crate::maps::{Dump, MapError, MapStore};
-use crate::model::{
-    self, BackendSet, DesiredState, Family, FrontendKind, ModelConfig, Rejection, Snapshot, TrafficPolicy,
-};
+use crate::model::{self, DesiredState, Model, ModelConfig, Rejection, Snapshot};
 use crate::plan::{NodeTables, Planner};
 use crate::source::SourceState;
 
@@ -47,12 +46,29 @@ impl Fixed {
     }
 }
 
+/// What one cycle hands to the next to save it work. An empty one leads to the same.
+#[derive(Debug)]
+pub(super) struct Memory {
+    model: Model,
+    summary: Summary,
+}
+
+impl Memory {
+    pub(super) fn new(fixed: &Fixed) -> Self {
+        Self {
+            model: Model::new(fixed.model.clone()),
+            summary: Summary::default(),
+        }
+    }
+}
+
 /// What one cycle works on.
 pub(super) struct Work {
     pub(super) fixed: Arc<Fixed>,
     pub(super) store: Arc<dyn MapStore>,
     /// The planner of the last cycle; `None` begins with a fresh dump.
     pub(super) planner: Option<Planner>,
+    pub(super) memory: Memory,
     pub(super) objects: Arc<SourceState>,
     pub(super) table: Arc<InterfaceTable>,
     pub(super) steer: Option<SteerDevice>,
@@ -74,6 +90,7 @@ pub(super) struct Times {
 /// What a cycle published.
 pub(super) struct Published {
     pub(super) planner: Planner,
+    pub(super) memory: Memory,
     pub(super) desired: Arc<DesiredState>,
     /// All rejections: of the source, the model and the plan.
     pub(super) rejections: Vec<Rejection>,
@@ -101,6 +118,7 @@ impl Work {
             fixed,
             store,
             planner,
+            mut memory,
             objects,
             table,
             steer,
@@ -117,10 +135,10 @@ impl Work {
         } else {
             Arc::clone(&objects.snapshot)
         };
-        let desired = model::build(&snapshot, &fixed.model);
+        let desired = memory.model.build(&snapshot);
+        memory.summary.follow(&desired);
         let built_at = now();
-        let vips = Arc::new(vips(&desired));
-        let routed = routed(&vips, &desired.other_nodes);
+        let (vips, routed) = (Arc::clone(memory.summary.vips()), Arc::clone(memory.summary.routed()));
         let node = node_tables(&fixed, &desired, &table, steer, &vips);
         let plan = planner.plan(&desired, &node);
         let planned_at = now();
@@ -142,10 +160,11 @@ impl Work {
             .collect();
         rejections.sort();
         rejections.dedup();
-        let no_local_endpoints = no_local_endpoints(&desired);
         Ok(Published {
+            no_local_endpoints: memory.summary.no_local_endpoints(),
             planner,
-            desired: Arc::new(desired),
+            memory,
+            desired,
             rejections,
             vips,
             routed,
@@ -154,7 +173,6 @@ impl Work {
             times,
             starved: plan.starved,
             devices_left_out: plan.devices_left_out,
-            no_local_endpoints,
             adopted,
         })
     }
@@ -166,39 +184,6 @@ fn drained(snapshot: &Snapshot) -> Snapshot {
         node: snapshot.node.clone(),
         ..Snapshot::default()
     }
-}
-
-/// Service ports whose traffic of one kind finds no endpoint, although there are some on other nodes.
-fn no_local_endpoints(desired: &DesiredState) -> [[u64; 2]; 2] {
-    let mut counts = [[0; 2]; 2];
-    for (key, port) in &desired.service_ports {
-        if !port.has_any || port.set(BackendSet::Local).next().is_some() {
-            continue;
-        }
-        let external = port.frontends.iter().any(|f| f.kind != FrontendKind::ClusterIp);
-        let local = [(true, port.internal_policy), (external, port.external_policy)];
-        for (count, (applies, policy)) in counts.iter_mut().zip(local) {
-            count[usize::from(key.family == Family::V6)] += u64::from(applies && policy == TrafficPolicy::Local);
-        }
-    }
-    counts
-}
-
-/// Every address that belongs to a Service, NodePorts excepted.
-fn vips(desired: &DesiredState) -> BTreeSet<IpAddr> {
-    let frontends = desired.service_ports.values().flat_map(|port| &port.frontends);
-    frontends
-        .filter_map(|frontend| frontend.address)
-        .chain(desired.cluster_ips.keys().copied())
-        .collect()
-}
-
-/// The VIPs that are not another node's own address: everything of that node would come here.
-fn routed(vips: &Arc<BTreeSet<IpAddr>>, other_nodes: &BTreeSet<IpAddr>) -> Arc<BTreeSet<IpAddr>> {
-    if vips.is_disjoint(other_nodes) {
-        return Arc::clone(vips);
-    }
-    Arc::new(vips.difference(other_nodes).copied().collect())
 }
 
 fn node_tables(

@@ -26,6 +26,7 @@ mod notices;
 mod pace;
 mod readiness;
 mod steps;
+mod summary;
 mod sweep;
 mod tell;
 mod upkeep;
@@ -57,7 +58,7 @@ use crate::plan::Planner;
 use crate::source::Source;
 use crate::status::State;
 use changes::Tracker;
-use cycle::Fixed;
+use cycle::{Fixed, Memory};
 use linger::Lingering;
 use pace::Pace;
 use steps::Failures;
@@ -96,6 +97,8 @@ pub struct Reconciler<H> {
     store: Arc<dyn MapStore>,
     host: H,
     planner: Option<Planner>,
+    /// What the last cycle that wrote knows of its objects.
+    memory: Option<Memory>,
     upkeep: Upkeep,
     pace: Pace,
     random: u64,
@@ -152,6 +155,7 @@ impl<H: Host> Reconciler<H> {
             store,
             host,
             planner: None,
+            memory: None,
             random,
             state,
             changed_at: Some(now()),
@@ -194,7 +198,7 @@ impl<H: Host> Reconciler<H> {
                 }
                 done = self.upkeep.next() => self.take_in(done),
                 () = sleep_until(sweep_at) => self.upkeep.sweep(self.planner.as_ref().map(Planner::sweep_mark)),
-                () = sleep_until(due) => self.cycle().await,
+                () = until(due) => self.cycle().await,
             }
         }
     }
@@ -317,6 +321,13 @@ impl<H: Host> Reconciler<H> {
         }
         self.log(errors);
         self.keep_up();
+    }
+}
+
+/// Waits for a time, and not at all for one that has come: timers are as coarse as a millisecond.
+async fn until(time: Instant) {
+    if time > now() {
+        sleep_until(time).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::cycle::{Published, Work};
+use super::cycle::{Memory, Published, Work};
 use super::tell::chain;
 use super::words;
 use super::{Host, Reconciler};
@@ -96,10 +96,12 @@ impl<H: Host> Reconciler<H> {
         if planner.is_none() {
             self.upkeep.forget();
         }
+        let memory = self.memory.take();
         let work = Work {
             fixed: Arc::clone(&self.fixed),
             store: Arc::clone(&self.store),
             planner,
+            memory: memory.unwrap_or_else(|| Memory::new(&self.fixed)),
             objects,
             table,
             steer: self.steer.map(|(device, _)| device),

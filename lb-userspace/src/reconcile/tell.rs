@@ -110,6 +110,7 @@ impl<H: Host> Reconciler<H> {
             }
             self.filled = true;
             self.planner = Some(published.planner);
+            self.memory = Some(published.memory);
         }
     }
 

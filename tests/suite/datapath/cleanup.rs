@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_tests::assert::eventually;
@@ -68,14 +69,11 @@ fn install(site: &Site, kind: Kind) {
         let device = SteerDevice::ensure(netlink.handle(), &run_dir, None)
             .await
             .expect("a device");
-        let vips = ["10.96.0.1", "10.96.0.2"]
-            .map(|text| text.parse().expect("an address"))
-            .into_iter()
-            .collect();
+        let vips = ["10.96.0.1", "10.96.0.2"].map(|text| text.parse().expect("an address"));
         let local = table().await.local_addresses;
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
-            vips: &vips,
+            vips: &Arc::new(vips.into()),
             ranges: &[],
             local: &local,
             may_go: None,

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::ChildStdout;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
@@ -187,7 +188,7 @@ fn a_host_process_reaches_vips_by_steer0_with_the_node_s_address_whatever_rp_fil
             let local = table().await.local_addresses;
             let needs = RouteNeeds {
                 steer_ifindex: device.ifindex,
-                vips: &vips.into_iter().collect(),
+                vips: &Arc::new(vips.into()),
                 ranges: &[],
                 local: &local,
                 may_go: None,
@@ -230,10 +231,9 @@ fn what_no_program_took_dies_at_the_far_end() {
     let vip: IpAddr = "10.96.0.10".parse().unwrap();
     block_in(&node, || async move {
         let local = table().await.local_addresses;
-        let vips = [vip].into_iter().collect();
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
-            vips: &vips,
+            vips: &Arc::new([vip].into()),
             ranges: &[],
             local: &local,
             may_go: None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -56,7 +57,7 @@ async fn sync_with_ranges(
     let local = table().await.local_addresses;
     let needs = RouteNeeds {
         steer_ifindex: node.steer_ifindex,
-        vips,
+        vips: &Arc::new(vips.clone()),
         ranges,
         local: &local,
         may_go: None,

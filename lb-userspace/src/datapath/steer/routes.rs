@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ipnet::IpNet;
@@ -51,12 +52,12 @@ pub enum RouteError {
 }
 
 /// What routes there must be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteNeeds<'a> {
     /// Interface index of steer0.
     pub steer_ifindex: u32,
     /// VIPs.
-    pub vips: &'a BTreeSet<IpAddr>,
+    pub vips: &'a Arc<BTreeSet<IpAddr>>,
     /// Ranges that VIPs are allocated from.
     pub ranges: &'a [IpNet],
     /// Addresses of the node's interfaces: they get no route, and only they can be sources.
@@ -94,12 +95,52 @@ enum Op {
     Remove(IpNet),
 }
 
-/// Keeps the routes; remembers what it did, so that a small change costs little.
+/// Needs that routes were made for.
+#[derive(Debug)]
+struct Served {
+    steer_ifindex: u32,
+    vips: Arc<BTreeSet<IpAddr>>,
+    ranges: Vec<IpNet>,
+    local: BTreeSet<IpAddr>,
+    may_go: Option<BTreeSet<IpAddr>>,
+    source_v4: Option<Ipv4Addr>,
+    source_v6: Option<Ipv6Addr>,
+}
+
+impl Served {
+    fn new(needs: &RouteNeeds<'_>) -> Self {
+        Self {
+            steer_ifindex: needs.steer_ifindex,
+            vips: Arc::clone(needs.vips),
+            ranges: needs.ranges.to_vec(),
+            local: needs.local.clone(),
+            may_go: needs.may_go.cloned(),
+            source_v4: needs.source_v4,
+            source_v6: needs.source_v6,
+        }
+    }
+
+    fn needs(&self) -> RouteNeeds<'_> {
+        RouteNeeds {
+            steer_ifindex: self.steer_ifindex,
+            vips: &self.vips,
+            ranges: &self.ranges,
+            local: &self.local,
+            may_go: self.may_go.as_ref(),
+            source_v4: self.source_v4,
+            source_v6: self.source_v6,
+        }
+    }
+}
+
+/// Keeps the routes; remembers what it did, so that a small change costs little and none next to nothing.
 #[derive(Debug)]
 pub struct VipRoutes {
     netlink: Netlink,
     known: Option<BTreeMap<IpNet, Route>>,
     conflicts: BTreeSet<IpNet>,
+    /// The needs of the last sync that succeeded, and what there was to tell of it.
+    served: Option<(Served, RouteReport)>,
 }
 
 impl VipRoutes {
@@ -112,12 +153,14 @@ impl VipRoutes {
             netlink: Netlink::open()?,
             known: None,
             conflicts: BTreeSet::new(),
+            served: None,
         })
     }
 
     /// Forgets what is known, so that the next [`Self::sync`] asks the kernel: for when somebody may have changed routes.
     pub fn distrust(&mut self) {
         self.known = None;
+        self.served = None;
     }
 
     /// Makes the kernel's routes those that are needed.
@@ -125,6 +168,10 @@ impl VipRoutes {
     /// # Errors
     /// Some could not be changed; call again. All others have been made.
     pub async fn sync(&mut self, needs: &RouteNeeds<'_>) -> Result<RouteReport, RouteError> {
+        if let Some((_, report)) = self.served.as_ref().filter(|(served, _)| served.needs() == *needs) {
+            return Ok(report.clone());
+        }
+        self.served = None;
         let handle = self.netlink.handle().clone();
         let mut known = if let Some(known) = self.known.take() {
             known
@@ -174,6 +221,12 @@ impl VipRoutes {
         report.left_over = left_over.filter_map(single).collect();
         self.known = Some(known);
         report.conflicts = self.conflicts.iter().filter_map(single).collect();
+        let nothing_done = RouteReport {
+            left_over: report.left_over.clone(),
+            conflicts: report.conflicts.clone(),
+            ..RouteReport::default()
+        };
+        self.served = Some((Served::new(needs), nothing_done));
         Ok(report)
     }
 }
@@ -347,7 +400,7 @@ mod tests {
     #[test]
     fn vips_get_a_route_with_the_source_of_their_family_unless_they_are_local() {
         let (vips, local) = (
-            set(&["10.96.0.1", "192.0.2.1", "fd00:96::1"]),
+            Arc::new(set(&["10.96.0.1", "192.0.2.1", "fd00:96::1"])),
             set(&["192.0.2.1", "127.0.0.1"]),
         );
         let needs = RouteNeeds {

@@ -60,7 +60,7 @@ fn every_kind_of_frontend_is_found() {
     let owner = ObjectKey::new("default", "web");
     assert_eq!(
         world.build().cluster_ips,
-        BTreeMap::from([(CLUSTER_IP.parse().unwrap(), owner)])
+        OrdMap::from_iter([(CLUSTER_IP.parse().unwrap(), owner)])
     );
 }
 

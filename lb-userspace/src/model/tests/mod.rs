@@ -142,11 +142,9 @@ impl World {
     fn port(&self, shown: &str) -> ServicePort {
         let state = self.build();
         let names: Vec<String> = state.service_ports.keys().map(ToString::to_string).collect();
-        let found = state
-            .service_ports
-            .into_iter()
-            .find(|(key, _)| key.to_string() == shown);
-        found.unwrap_or_else(|| panic!("no {shown} in {names:?}")).1
+        let found = state.service_ports.iter().find(|(key, _)| key.to_string() == shown);
+        let (_, port) = found.unwrap_or_else(|| panic!("no {shown} in {names:?}"));
+        ServicePort::clone(port)
     }
 
     /// The rejections of conversion and build as `object: field`.

@@ -111,28 +111,79 @@ prop_compose! {
     }
 }
 
+fn node_in(zone: Option<&str>) -> NodeObject {
+    NodeObject {
+        name: NODE.into(),
+        zone: zone.map(Arc::from),
+        addresses: Box::default(),
+        pod_ranges: Box::default(),
+        eligible: true,
+    }
+}
+
 prop_compose! {
     fn some_snapshot()(
         services in btree_map(prop::sample::select(&["a", "b", "c"][..]), some_service(), 0..4),
-        slices in btree_map("[a-z]{1,3}", some_slice(), 0..8),
+        slices in btree_map("[a-h]", some_slice(), 0..8),
         zone in option::of(prop::sample::select(&ZONES[..])),
     ) -> Snapshot {
         let key = |name: &str| ObjectKey::new("default", name);
-        let node = NodeObject {
-            name: NODE.into(),
-            zone: zone.map(Arc::from),
-            addresses: Box::default(),
-            pod_ranges: Box::default(),
-            eligible: true,
-        };
         Snapshot {
             services: services.into_iter().map(|(name, service)| (key(name), Arc::new(service))).collect(),
             slices: slices.into_iter().map(|(name, slice)| (key(&name), Arc::new(slice))).collect(),
-            node: Some(Arc::new(node)),
+            node: Some(Arc::new(node_in(zone))),
             other_nodes: BTreeSet::new(),
             service_cidrs: Vec::new(),
         }
     }
+}
+
+/// A change of a snapshot.
+#[derive(Clone, Debug)]
+enum Edit {
+    Service(&'static str, Option<ServiceObject>),
+    Slice(String, Option<SliceObject>),
+    Zone(&'static str),
+    NodeGone,
+}
+
+impl Edit {
+    fn make(self, snapshot: &mut Snapshot) {
+        match self {
+            Self::Service(name, service) => put(&mut snapshot.services, ObjectKey::new("default", name), service),
+            Self::Slice(name, slice) => put(&mut snapshot.slices, ObjectKey::new("default", &name), slice),
+            Self::Zone(zone) => {
+                let node = snapshot.node.as_deref().cloned();
+                snapshot.node = Some(Arc::new(NodeObject {
+                    zone: Some(zone.into()),
+                    ..node.unwrap_or_else(|| node_in(None))
+                }));
+            }
+            Self::NodeGone => snapshot.node = None,
+        }
+    }
+}
+
+fn put<T: Clone>(map: &mut OrdMap<ObjectKey, Arc<T>>, key: ObjectKey, object: Option<T>) {
+    match object {
+        Some(object) => drop(map.insert(key, Arc::new(object))),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn some_edit() -> impl Strategy<Value = Edit> {
+    let name = prop::sample::select(&["a", "b", "c"][..]);
+    prop_oneof![
+        3 => (name, option::weighted(0.8, some_service())).prop_map(|(name, service)| Edit::Service(name, service)),
+        5 => ("[a-d]", option::weighted(0.8, some_slice())).prop_map(|(name, slice)| Edit::Slice(name, slice)),
+        1 => prop::sample::select(&ZONES[..]).prop_map(Edit::Zone),
+        1 => Just(Edit::NodeGone),
+    ]
+}
+
+fn service_of<'a>(snapshot: &'a Snapshot, key: &ServicePortKey) -> &'a ServiceObject {
+    let key = ObjectKey::new(&key.namespace, &key.name);
+    snapshot.services.get(&key).expect("only Services have ports")
 }
 
 /// Every endpoint of a service port by address, written as plainly as the rules are.
@@ -140,7 +191,7 @@ fn expected_endpoints<'a>(
     snapshot: &'a Snapshot,
     key: &ServicePortKey,
 ) -> BTreeMap<EndpointAddress, &'a EndpointObject> {
-    let service = &snapshot.services[&ObjectKey::new(&key.namespace, &key.name)];
+    let service = service_of(snapshot, key);
     let mut found: BTreeMap<EndpointAddress, &EndpointObject> = BTreeMap::new();
     for slice in snapshot.slices.values() {
         let hidden = slice.headless || (slice.mirrored && service.has_selector);
@@ -202,7 +253,7 @@ fn draining(endpoint: &EndpointObject) -> bool {
 }
 
 fn assert_follows_the_rules(snapshot: &Snapshot, node: &NodeFacts, key: &ServicePortKey, port: &ServicePort) {
-    let service = &snapshot.services[&ObjectKey::new(&key.namespace, &key.name)];
+    let service = service_of(snapshot, key);
     let spec = service
         .ports
         .iter()
@@ -300,6 +351,27 @@ proptest! {
     fn equal_input_gives_equal_output(snapshot in some_snapshot()) {
         let config = ModelConfig::new(NODE);
         prop_assert_eq!(build(&snapshot, &config), build(&snapshot.clone(), &config.clone()));
+    }
+
+    #[test]
+    fn a_model_with_a_memory_decides_as_one_without(first in some_snapshot(), rounds in vec(vec(some_edit(), 0..4), 1..8)) {
+        let config = ModelConfig::new(NODE);
+        let (mut model, mut snapshot) = (Model::new(config.clone()), first);
+        let mut before = model.build(&Arc::new(snapshot.clone()));
+        for edits in rounds {
+            let none = edits.is_empty();
+            for edit in edits {
+                edit.make(&mut snapshot);
+            }
+            let after = model.build(&Arc::new(snapshot.clone()));
+            prop_assert_eq!(&*after, &build(&snapshot, &config));
+            prop_assert!(!none || Arc::ptr_eq(&before, &after));
+            for (key, port) in &after.service_ports {
+                let same = before.service_ports.get(key).filter(|known| **known == *port);
+                prop_assert!(same.is_none_or(|known| Arc::ptr_eq(known, port)), "{} is a copy", key);
+            }
+            before = after;
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::oracle::{self, Moment, Probe};
 use super::reader;
-use super::world::{CLIENTS, CLUSTER_IPS, SMALL, address, adopt, expect_exact, node, services, settle, store};
+use super::world::{CLIENTS, CLUSTER_IPS, SMALL, address, adopt, change, expect_exact, node, services, settle, store};
 use crate::maps::{Dump, MapStore as _, MemoryStore, SourceRange, Table};
 use crate::model::{DesiredState, Family, SourceRanges};
 use crate::plan::NodeTables;
@@ -123,12 +123,14 @@ fn foreign_ranges_and_devices_go() {
 fn lost_ranges_and_changed_devices_come_back() {
     let store = store(SMALL);
     let mut desired = services(COUNT, 3);
-    let port = desired.service_ports.values_mut().next().unwrap();
+    let first = desired.service_ports.keys().next().unwrap().clone();
     let range = IpNet::from(address(Family::V4, CLIENTS, 1));
-    port.source_ranges = SourceRanges::Ranges {
-        ranges: vec![range],
-        allow_node: true,
-    };
+    change(&mut desired, &first, |port| {
+        port.source_ranges = SourceRanges::Ranges {
+            ranges: vec![range],
+            allow_node: true,
+        };
+    });
     let device = Device {
         bridge_mac: 7,
         ..Device::default()

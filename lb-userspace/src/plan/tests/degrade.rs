@@ -1,10 +1,14 @@
 //! Full tables: what does not fit is left out and told, everything else goes on, and room that comes is used.
 
+use std::sync::Arc;
+
 use lb_common::layout::{DEVICES, Device, RANGE_ENTRIES};
 
 use super::oracle::{self, Answer, Moment, Probe};
 use super::reader;
-use super::world::{CLUSTER_IPS, SMALL, address, adopt, desired, key, node, service_port, services, settle, store};
+use super::world::{
+    CLUSTER_IPS, SMALL, address, adopt, change, desired, key, node, service_port, services, settle, store,
+};
 use crate::maps::{MapStore as _, MemorySizes, MemoryStore};
 use crate::model::{DesiredState, Family, Protocol, SourceRanges};
 use crate::plan::{NodeTables, Plan, Planner};
@@ -110,7 +114,7 @@ fn without_room_for_blocks_what_is_published_stays() {
     let web0 = key("web0", Protocol::Tcp, Family::V4);
     grown
         .service_ports
-        .insert(web0.clone(), service_port(Family::V4, 0, 10..13));
+        .insert(web0.clone(), Arc::new(service_port(Family::V4, 0, 10..13)));
     let plan = publish(&mut planner, &store, &grown);
     assert_eq!(rejected(&plan), ["web0", "web4"]);
     assert!(plan.rejections[0].reason.ends_with("the port stays as it was"));
@@ -185,14 +189,12 @@ fn more_source_ranges_than_fit_leave_their_service_out() {
     let ranges = (0..=RANGE_ENTRIES)
         .map(|i| std::net::IpAddr::from((0x0b00_0000 + i * 2).to_be_bytes()).into())
         .collect();
-    let web0 = all
-        .service_ports
-        .get_mut(&key("web0", Protocol::Tcp, Family::V4))
-        .unwrap();
-    web0.source_ranges = SourceRanges::Ranges {
-        ranges,
-        allow_node: false,
-    };
+    change(&mut all, &key("web0", Protocol::Tcp, Family::V4), |web0| {
+        web0.source_ranges = SourceRanges::Ranges {
+            ranges,
+            allow_node: false,
+        };
+    });
     assert_eq!(rejected(&publish(&mut planner, &store, &all)), ["web0"]);
     assert!(store.ranges().unwrap().is_empty());
     assert_eq!(served(&store, &all, &node()), [1]);

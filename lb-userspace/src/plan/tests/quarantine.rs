@@ -1,5 +1,7 @@
 //! Nothing is used anew while a packet or a flow could still mean its last owner.
 
+use std::sync::Arc;
+
 use lb_common::layout::{BackendControl, ServiceWord};
 
 use super::world::{SMALL, adopt, desired, key, node, service_port, services, store};
@@ -154,12 +156,10 @@ fn a_service_id_waits_for_its_last_flow_and_keeps_its_name() {
     world.publish(&web([7]));
     assert_eq!(world.store.names().unwrap().keys().copied().collect::<Vec<_>>(), [2]);
     let mut both = web([7]);
+    let mut other = service_port(Family::V4, 0, [0]);
+    other.frontends[0].port = 81;
     both.service_ports
-        .extend(services(1, 1).service_ports.into_iter().map(|(mut key, mut port)| {
-            key.name = "other".into();
-            port.frontends[0].port = 81;
-            (key, port)
-        }));
+        .insert(key("other", Protocol::Tcp, Family::V4), Arc::new(other));
     world.publish(&both);
     assert!(world.store.names().unwrap()[&1].contains("other:"));
     let word = ServiceWord::from_word(world.store.words(Table::Services).load(1)).unwrap();

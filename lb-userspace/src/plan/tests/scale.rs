@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::world::{adopt, backend, desired, expect_exact, key, node, service_port};
+use super::world::{adopt, backend, change, desired, expect_exact, key, node, service_port};
 use crate::maps::{MapStore as _, MemoryStore, Table};
 use crate::model::{DesiredState, EndpointAddress, Family, Protocol, ServicePort};
 
@@ -57,14 +57,10 @@ fn ten_thousand_services_publish_in_few_operations_and_little_memory() {
     );
 
     // One endpoint moves: its record, its bit, a block, a service word, and the old record's state.
-    let changed = desired
-        .service_ports
-        .get_mut(&key(&name(5000), Protocol::Tcp, Family::V4))
-        .unwrap();
-    let (first, backend) = changed.backends.pop_first().unwrap();
-    changed
-        .backends
-        .insert(EndpointAddress { port: 9090, ..first }, backend);
+    change(&mut desired, &key(&name(5000), Protocol::Tcp, Family::V4), |port| {
+        let (first, backend) = port.backends.pop_first().unwrap();
+        port.backends.insert(EndpointAddress { port: 9090, ..first }, backend);
+    });
     let plan = planner.plan(&desired, &node());
     assert!(plan.len() <= 5, "{plan:?}");
     plan.apply(&store).unwrap();

@@ -13,7 +13,7 @@ use super::world::{
     CLIENTS, CLUSTER_IPS, EXTERNAL, NODES, PODS, SMALL, address, adopt, apply_stepwise, backend, copy_of, desired,
     expect_exact, key, node, pod, settle, store,
 };
-use crate::maps::{Dump, Fault, FaultyStore, MapStore as _, MemoryStore, Referred, Table};
+use crate::maps::{Dump, Fault, FaultyStore, MapStore as _, MemorySizes, MemoryStore, Referred, Table};
 use crate::model::{
     BackendSet, Choice, DesiredState, EndpointAddress, Family, Frontend, FrontendKind, Protocol, ServicePort,
     ServicePortKey, SourceRanges, WhenEmpty,
@@ -368,6 +368,32 @@ proptest! {
         settle(&mut again, &store, &new, &node);
         prop_assert!(adopt(&store).plan(&new, &node).is_empty());
         expect_exactly(&store, &new, &node);
+    }
+
+    #[test]
+    fn a_cycle_that_trusts_nothing_does_the_same(
+        steps in prop::collection::vec((prop::collection::vec(drawn(), 0..7), drawn_node(), any::<bool>()), 1..8),
+        backends in prop_oneof![Just(SMALL.backends), 4u32..20],
+        arena_words in prop_oneof![Just(SMALL.arena_words), Just(64)],
+    ) {
+        let store = store(MemorySizes { arena_words, backends, ..SMALL });
+        let mut planner = adopt(&store);
+        for (services, node, free) in steps {
+            let desired = state(&services);
+            let mut careful = planner.clone();
+            careful.adopted = true;
+            let plan = planner.plan(&desired, &node);
+            prop_assert_eq!(&careful.plan(&desired, &node), &plan);
+            for table in Table::PUBLISHED {
+                prop_assert_eq!(careful.draft.used(table), planner.draft.used(table), "{:?}", table);
+            }
+            plan.apply(&store).unwrap();
+            expect_exact(&planner, &store);
+            if free {
+                planner.grace_passed(planner.mark());
+                planner.swept(planner.sweep_mark(), &Referred::none(256));
+            }
+        }
     }
 
     #[test]

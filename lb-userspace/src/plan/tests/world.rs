@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use lb_common::layout::config;
@@ -9,8 +10,8 @@ use lb_common::layout::config;
 use crate::maps::{Dump, MapOp, MapStore, MemorySizes, MemoryStore, OpList, Referred, SourceRange, Table};
 use crate::model::{
     Backend, BackendSet, Choice, Conditions, DesiredState, EndpointAddress, Family, Frontend, FrontendKind, NodeFacts,
-    ObjectKey, PerFamily, Protocol, ServicePort, ServicePortKey, ServiceType, SourceRanges, Topology, TrafficPolicy,
-    WhenEmpty,
+    ObjectKey, OrdMap, PerFamily, Protocol, ServicePort, ServicePortKey, ServiceType, SourceRanges, Topology,
+    TrafficPolicy, WhenEmpty,
 };
 use crate::plan::{NodeTables, Plan, Planner, service_port_name};
 
@@ -190,8 +191,9 @@ pub(in crate::plan) fn service_port(family: Family, cluster_ip: u8, pods: impl I
 }
 
 pub(super) fn desired(ports: impl IntoIterator<Item = (ServicePortKey, ServicePort)>) -> DesiredState {
-    let service_ports: BTreeMap<_, _> = ports.into_iter().collect();
-    let mut cluster_ips = BTreeMap::new();
+    let ports = ports.into_iter().map(|(key, port)| (key, Arc::new(port)));
+    let service_ports: OrdMap<_, _> = ports.collect();
+    let mut cluster_ips = OrdMap::default();
     for (key, port) in &service_ports {
         for frontend in port
             .frontends
@@ -205,23 +207,27 @@ pub(super) fn desired(ports: impl IntoIterator<Item = (ServicePortKey, ServicePo
             cluster_ips.extend(frontend.address.map(|address| (address, object)));
         }
     }
+    let node = NodeFacts {
+        name: "node".into(),
+        known: true,
+        zone: None,
+        addresses: Box::default(),
+        primary: PerFamily::default(),
+        pod_ranges: Box::default(),
+        eligible: true,
+    };
     DesiredState {
         service_ports,
         cluster_ips,
-        health_checks: BTreeMap::new(),
-        node: NodeFacts {
-            name: "node".into(),
-            known: true,
-            zone: None,
-            addresses: Box::default(),
-            primary: PerFamily::default(),
-            pod_ranges: Box::default(),
-            eligible: true,
-        },
-        other_nodes: BTreeSet::new(),
-        service_cidrs: Vec::new(),
-        rejections: Vec::new(),
+        ..DesiredState::of_node(node)
     }
+}
+
+/// Changes a service port.
+pub(super) fn change(desired: &mut DesiredState, key: &ServicePortKey, change: impl FnOnce(&mut ServicePort)) {
+    let mut port = ServicePort::clone(desired.service_ports.get(key).unwrap());
+    change(&mut port);
+    desired.service_ports.insert(key.clone(), Arc::new(port));
 }
 
 /// Services `web0`, `web1` ... with a ClusterIP each and `pods` backends each, IPv4.

@@ -80,7 +80,7 @@ impl Scanner {
                 ..current.clone()
             };
         }
-        let state = self.merge();
+        let state = self.merge(&current.snapshot);
         self.names.prune();
         state
     }
@@ -129,8 +129,8 @@ impl Scanner {
         }
     }
 
-    /// Joins all files into one state.
-    fn merge(&self) -> SourceState {
+    /// Joins all files into one state, which shares with the one before what did not change.
+    fn merge(&self, before: &Snapshot) -> SourceState {
         let mut snapshot = Snapshot::default();
         let mut rejections = Vec::new();
         let mut file_errors = Vec::new();
@@ -154,6 +154,8 @@ impl Scanner {
             }
         }
         rejections.sort_unstable();
+        snapshot.services = before.services.changed_to(&snapshot.services);
+        snapshot.slices = before.slices.changed_to(&snapshot.slices);
         SourceState {
             generation: 0,
             synced: true,

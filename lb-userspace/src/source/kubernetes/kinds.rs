@@ -25,7 +25,7 @@ use crate::model::{
 /// A kind of object.
 pub(super) trait Kind: Send + 'static {
     /// Its reduced form.
-    type Reduced: PartialEq + Send + Sync + 'static;
+    type Reduced: Eq + Send + Sync + 'static;
     /// The fields that are decoded.
     type Wire: DeserializeOwned + Identified;
 

@@ -18,7 +18,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub use events::{Notices, Topic, record};
 
 use super::{Publisher, Request, Source, SourceState, channel};
 use crate::clock::{Instant, now};
-use crate::model::{NodeObject, ObjectKey, ObjectKind, Rejection, ServiceObject, SliceObject, Snapshot};
+use crate::model::{NodeObject, ObjectKey, ObjectKind, OrdMap, Rejection, ServiceObject, SliceObject, Snapshot};
 use kinds::{EndpointSlices, Kind, Nodes, ServiceCidrs, Services};
 use nodes::{NodeLookup, SharedKnown, lock_known};
 use reflector::{Reflector, Shared, lock};
@@ -62,6 +62,7 @@ pub fn start(access: Access, node_name: &str) -> Source {
         publisher,
         stores: Stores::default(),
         node,
+        compared: OrdMap::default(),
         addresses,
         known,
         location: access.to_string(),
@@ -120,6 +121,8 @@ struct Task {
     stores: Stores,
     /// The name of this node's Node.
     node: ObjectKey,
+    /// The Services that [`Task::addresses`] are of.
+    compared: OrdMap<ObjectKey, Arc<ServiceObject>>,
     /// The addresses of Services that may be other nodes'.
     addresses: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     /// Which of them are.
@@ -200,19 +203,21 @@ impl Task {
     }
 
     /// Has the addresses compared that may be other nodes'; returns whether all were.
-    fn compare(&self, snapshot: &Snapshot) -> bool {
-        let services = snapshot.services.values();
-        let fields = services.flat_map(|service| service.load_balancer_ips.iter().chain(&service.external_ips));
-        let addresses: BTreeSet<IpAddr> = fields.map(|field| field.address).collect();
-        let covered = lock_known(&self.known).covers(&addresses);
-        self.addresses.send_if_modified(|known| {
-            let news = **known != addresses;
-            if news {
-                *known = Arc::new(addresses);
-            }
-            news
-        });
-        covered
+    fn compare(&mut self, snapshot: &Snapshot) -> bool {
+        if self.compared != snapshot.services {
+            self.compared = snapshot.services.clone();
+            let services = snapshot.services.values();
+            let fields = services.flat_map(|service| service.load_balancer_ips.iter().chain(&service.external_ips));
+            let addresses: BTreeSet<IpAddr> = fields.map(|field| field.address).collect();
+            self.addresses.send_if_modified(|known| {
+                let news = **known != addresses;
+                if news {
+                    *known = Arc::new(addresses);
+                }
+                news
+            });
+        }
+        lock_known(&self.known).covers(&self.addresses.borrow())
     }
 
     fn conditions(&self) -> [Condition; 4] {
@@ -229,36 +234,28 @@ impl Task {
         let mut rejections = Vec::new();
         {
             let store = lock(&self.stores.services);
-            snapshot.services = shared(&store);
+            snapshot.services = store.usable().clone();
             rejections.extend(store.rejections().cloned());
         }
         {
             let store = lock(&self.stores.slices);
-            snapshot.slices = shared(&store);
+            snapshot.slices = store.usable().clone();
             rejections.extend(store.rejections().cloned());
         }
         {
             let store = lock(&self.stores.nodes);
-            let own = store.usable().find(|(key, _)| **key == self.node);
-            snapshot.node = own.map(|(_, node)| Arc::clone(node));
+            snapshot.node = store.usable().get(&self.node).cloned();
             rejections.extend(store.rejections().cloned());
         }
         {
             let store = lock(&self.stores.ranges);
-            snapshot.service_cidrs = store.usable().flat_map(|(_, ranges)| ranges.iter().copied()).collect();
+            let ranges = store.usable().values();
+            snapshot.service_cidrs = ranges.flat_map(|ranges| ranges.iter().copied()).collect();
             rejections.extend(store.rejections().cloned());
         }
         rejections.sort_unstable();
         (snapshot, rejections)
     }
-}
-
-/// The usable objects of a store, by name.
-fn shared<T>(store: &Store<T>) -> BTreeMap<ObjectKey, Arc<T>> {
-    store
-        .usable()
-        .map(|(key, object)| (key.clone(), Arc::clone(object)))
-        .collect()
 }
 
 /// Why the API server cannot be read; the first cause, and all kinds that have one.

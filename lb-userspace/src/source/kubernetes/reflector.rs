@@ -134,7 +134,7 @@ impl<K: Kind> Reflector<K> {
             self.version = None;
             let number = *self.wanted.borrow_and_update();
             let mut store = lock(&self.store);
-            if store.listed().is_none() || store.usable().next().is_some() {
+            if store.listed().is_none() || !store.usable().is_empty() {
                 info!(
                     kind = K::KIND.as_str(),
                     code, "not offered to us by the API server, done without"

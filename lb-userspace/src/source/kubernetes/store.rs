@@ -2,11 +2,12 @@
 //!
 //! A list replaces the whole store at once; until it is complete nothing changes. An object that did not change keeps its
 //! shared copy over a list, so that a list costs no second copy of everything and comparing with what was before is cheap.
+//! What is handed out shares all that does not change later.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::{ObjectKey, Rejection};
+use crate::model::{ObjectKey, OrdMap, Rejection};
 
 /// One object as read from the API.
 #[derive(Debug)]
@@ -21,17 +22,47 @@ pub(super) struct Object<T> {
     pub(super) rejections: Vec<Rejection>,
 }
 
-/// One object as held.
-#[derive(Debug, PartialEq, Eq)]
-struct Held<T> {
-    content: Option<Arc<T>>,
-    rejections: Box<[Rejection]>,
+/// Objects as held.
+#[derive(Debug)]
+struct Objects<T> {
+    /// What can be used.
+    usable: OrdMap<ObjectKey, Arc<T>>,
+    /// What is wrong with those that something is wrong with.
+    rejections: BTreeMap<ObjectKey, Vec<Rejection>>,
+}
+
+impl<T> Default for Objects<T> {
+    fn default() -> Self {
+        Self {
+            usable: OrdMap::default(),
+            rejections: BTreeMap::new(),
+        }
+    }
+}
+
+impl<T> Objects<T> {
+    fn insert(&mut self, key: ObjectKey, content: Option<Arc<T>>, rejections: Vec<Rejection>) {
+        if rejections.is_empty() {
+            self.rejections.remove(&key);
+        } else {
+            self.rejections.insert(key.clone(), rejections);
+        }
+        match content {
+            Some(content) => drop(self.usable.insert(key, content)),
+            None => drop(self.usable.remove(&key)),
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.usable.remove(key);
+        self.rejections.remove(key);
+    }
 }
 
 /// All objects of a kind.
 #[derive(Debug)]
 pub(super) struct Store<T> {
-    objects: BTreeMap<ObjectKey, Held<T>>,
+    objects: Objects<T>,
     /// The number of the list that it was filled by; `None` before the first.
     listed: Option<u64>,
     /// Why it cannot be brought up to date at present.
@@ -41,7 +72,7 @@ pub(super) struct Store<T> {
 impl<T> Default for Store<T> {
     fn default() -> Self {
         Self {
-            objects: BTreeMap::new(),
+            objects: Objects::default(),
             listed: None,
             failure: None,
         }
@@ -50,18 +81,18 @@ impl<T> Default for Store<T> {
 
 /// A list that is being read.
 #[derive(Debug)]
-pub(super) struct Fresh<T>(BTreeMap<ObjectKey, Held<T>>);
+pub(super) struct Fresh<T>(Objects<T>);
 
 impl<T> Default for Fresh<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(Objects::default())
     }
 }
 
 impl<T> Fresh<T> {
-    /// How many objects it has so far.
+    /// How many objects it has so far that can be used.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.usable.len()
     }
 
     /// Takes back an object that went while the list was read.
@@ -70,36 +101,30 @@ impl<T> Fresh<T> {
     }
 }
 
-impl<T: PartialEq> Store<T> {
+impl<T: Eq> Store<T> {
     /// Adds an object to a list, sharing what is held of it already.
     pub(super) fn add_to(&self, fresh: &mut Fresh<T>, object: Object<T>) {
-        let known = self.objects.get_key_value(&object.key);
-        let held = hold(
-            object.content,
-            object.undecodable,
-            object.rejections,
-            known.map(|(_, held)| held),
-        );
-        let key = known.map_or(object.key, |(key, _)| key.clone());
-        fresh.0.insert(key, held);
+        let known = self.objects.usable.get_key_value(&object.key);
+        let key = known.map_or_else(|| object.key.clone(), |(key, _)| key.clone());
+        let (content, rejections) = hold(object, known.map(|(_, content)| content));
+        fresh.0.insert(key, content, rejections);
     }
 
     /// Puts a whole list in the place of what was held.
     pub(super) fn replace(&mut self, fresh: Fresh<T>, number: u64) {
-        self.objects = fresh.0;
+        self.objects = Objects {
+            usable: self.objects.usable.changed_to(&fresh.0.usable),
+            rejections: fresh.0.rejections,
+        };
         self.listed = Some(number);
         self.failure = None;
     }
 
     /// Adds or replaces one object.
     pub(super) fn apply(&mut self, object: Object<T>) {
-        let held = hold(
-            object.content,
-            object.undecodable,
-            object.rejections,
-            self.objects.get(&object.key),
-        );
-        self.objects.insert(object.key, held);
+        let key = object.key.clone();
+        let (content, rejections) = hold(object, self.objects.usable.get(&key));
+        self.objects.insert(key, content, rejections);
     }
 
     /// Removes one object.
@@ -127,30 +152,23 @@ impl<T> Store<T> {
     }
 
     /// What can be used, by name.
-    pub(super) fn usable(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<T>)> {
-        self.objects
-            .iter()
-            .filter_map(|(key, held)| held.content.as_ref().map(|content| (key, content)))
+    pub(super) fn usable(&self) -> &OrdMap<ObjectKey, Arc<T>> {
+        &self.objects.usable
     }
 
     /// What is wrong with single objects.
     pub(super) fn rejections(&self) -> impl Iterator<Item = &Rejection> {
-        self.objects.values().flat_map(|held| &held.rejections)
+        self.objects.rejections.values().flatten()
     }
 }
 
 /// The form in which an object is held, given what is held of it already: an undecodable one keeps its last good form.
-fn hold<T: PartialEq>(
-    content: Option<T>,
-    undecodable: bool,
-    mut rejections: Vec<Rejection>,
-    known: Option<&Held<T>>,
-) -> Held<T> {
-    let before = known.and_then(|known| known.content.as_ref());
-    let content = match (content, before) {
+fn hold<T: PartialEq>(object: Object<T>, before: Option<&Arc<T>>) -> (Option<Arc<T>>, Vec<Rejection>) {
+    let mut rejections = object.rejections;
+    let content = match (object.content, before) {
         (Some(content), Some(before)) if content == **before => Some(Arc::clone(before)),
         (Some(content), _) => Some(Arc::new(content)),
-        (None, Some(before)) if undecodable => {
+        (None, Some(before)) if object.undecodable => {
             for rejection in &mut rejections {
                 rejection
                     .reason
@@ -160,15 +178,13 @@ fn hold<T: PartialEq>(
         }
         (None, _) => None,
     };
-    Held {
-        content,
-        rejections: rejections.into(),
-    }
+    (content, rejections)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ObjectKind, ObjectRef};
 
     fn object(name: &str, content: Option<u32>, undecodable: bool) -> Object<u32> {
         Object {
@@ -181,10 +197,8 @@ mod tests {
     }
 
     fn shown(store: &Store<u32>) -> Vec<(String, u32)> {
-        store
-            .usable()
-            .map(|(key, value)| (key.name.to_string(), **value))
-            .collect()
+        let usable = store.usable().iter();
+        usable.map(|(key, value)| (key.name.to_string(), **value)).collect()
     }
 
     #[test]
@@ -193,7 +207,7 @@ mod tests {
         store.apply(object("gone", Some(1), false));
         store.apply(object("same", Some(2), false));
         store.apply(object("changed", Some(3), false));
-        let before = Arc::clone(store.usable().find(|(key, _)| &*key.name == "same").unwrap().1);
+        let before = Arc::clone(store.usable().get(&ObjectKey::new("ns", "same")).unwrap());
         let mut fresh = Fresh::default();
         store.add_to(&mut fresh, object("same", Some(2), false));
         store.add_to(&mut fresh, object("changed", Some(4), false));
@@ -203,7 +217,7 @@ mod tests {
         assert_eq!(store.listed(), Some(7));
         let expected = [("changed", 4), ("new", 5), ("same", 2)];
         assert_eq!(shown(&store), expected.map(|(name, value)| (name.to_owned(), value)));
-        let after = store.usable().find(|(key, _)| &*key.name == "same").unwrap().1;
+        let after = store.usable().get(&ObjectKey::new("ns", "same")).unwrap();
         assert!(Arc::ptr_eq(&before, after));
     }
 
@@ -217,7 +231,16 @@ mod tests {
         assert_eq!(shown(&store), []);
         store.apply(object("b", None, true));
         assert_eq!(shown(&store), []);
-        store.remove(&ObjectKey::new("ns", "a"));
-        assert_eq!(store.objects.len(), 1);
+        let rejection = Rejection {
+            object: ObjectRef::namespaced(ObjectKind::Service, &ObjectKey::new("ns", "b")),
+            field: "spec".to_owned(),
+            reason: "is wrong".to_owned(),
+        };
+        let mut wrong = object("b", None, true);
+        wrong.rejections.push(rejection);
+        store.apply(wrong);
+        assert_eq!(store.rejections().count(), 1);
+        store.remove(&ObjectKey::new("ns", "b"));
+        assert_eq!(store.rejections().count(), 0);
     }
 }
