@@ -13,7 +13,7 @@ use super::tell::chain;
 use super::words;
 use super::{Host, Reconciler};
 use crate::datapath::attach::Trust;
-use crate::datapath::interfaces::{InterfaceTable, Role};
+use crate::datapath::interfaces::{Interface, InterfaceTable, Role};
 use crate::datapath::steer::{RouteNeeds, SteerDevice};
 use crate::flows;
 use crate::model::Family;
@@ -49,8 +49,10 @@ impl<H: Host> Reconciler<H> {
             .as_ref()
             .filter(|node| node.name == self.fixed.model.node_name);
         let addresses: BTreeSet<IpAddr> = node.iter().flat_map(|node| node.addresses.iter().copied()).collect();
-        if self.host.set_node_addresses(addresses) {
-            // No change follows where no role changes.
+        let is_new = |i: &Interface| i.role != Role::Uplink && i.addresses.iter().any(|own| addresses.contains(own));
+        let uplink_comes = self.tables.borrow().interfaces.iter().any(is_new);
+        if self.host.set_node_addresses(addresses) && uplink_comes {
+            // No change follows where its role is set by hand.
             let _no_change = timeout(TABLE_FOLLOWS, self.tables.changed()).await;
         }
         let table = Arc::clone(&self.tables.borrow_and_update());
