@@ -104,7 +104,7 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         return Verdict::drop(reason);
     }
     let own = backend.side.addr == entry.key.src.addr;
-    let places = place::decide(hook, packet.sent_by_host(), backend.flags, backend.keeps_port, own);
+    let places = place::decide(hook, packet.sent_by_host(), backend.flags, own);
     entry.rewrite = Rewrite {
         src: entry.key.src,
         dst: backend.side,

@@ -19,6 +19,7 @@
 use crate::flow::slot::Way;
 use crate::layout::{BACKEND_HOST, BACKEND_ON_NODE};
 use crate::pipeline::Hook;
+use crate::steps::select::KEEPS_PORT;
 
 /// What becomes of the source of a new flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +52,11 @@ const ANY_OUT: u8 = Hook::POD_OUT | Hook::UPLINK_OUT;
 
 /// Decides for a new flow.
 #[inline(always)]
-pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, keeps_port: bool, backend_is_client: bool) -> Places {
+pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, backend_is_client: bool) -> Places {
     let (source, way) = match hook {
         Hook::POD_IN if backend_is_client => (NewSource::Frontend, Way::Back),
         Hook::POD_IN => (NewSource::Keep, Way::Stack),
-        Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 && keeps_port => {
+        Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 && backend_flags & KEEPS_PORT != 0 => {
             (NewSource::Keep, Way::Stack)
         }
         Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 => {
@@ -182,7 +183,7 @@ mod tests {
             (Hook::LO_OUT, true, 0, false, node, (ANY_IN, Way::Loopback)),
         ];
         for (hook, sent_by_host, flags, own, forward, back) in rows {
-            let p = decide(hook, sent_by_host, flags, false, own);
+            let p = decide(hook, sent_by_host, flags, own);
             assert_eq!(
                 (p.source, p.forward_way),
                 forward,
@@ -195,10 +196,10 @@ mod tests {
             );
         }
         for flags in [BACKEND_ON_NODE, BACKEND_HOST] {
-            let by_local_policy = decide(Hook::UPLINK_IN, false, flags, true, false);
+            let by_local_policy = decide(Hook::UPLINK_IN, false, flags | KEEPS_PORT, false);
             assert_eq!((by_local_policy.source, by_local_policy.forward_way), keep(Way::Stack));
         }
-        let elsewhere = decide(Hook::UPLINK_IN, false, 0, true, false);
+        let elsewhere = decide(Hook::UPLINK_IN, false, KEEPS_PORT, false);
         assert_eq!((elsewhere.source, elsewhere.forward_way), node);
     }
 }

@@ -29,7 +29,6 @@ impl<F: TableFamily> Backend<F> {
             },
             reference: 0,
             flags: 0,
-            keeps_port: false,
             service: 0,
         }
     }
@@ -44,6 +43,9 @@ pub enum Source {
     Outside,
 }
 
+/// Flag of a [`Backend`] that the external policy Local chose: nobody translates its clients, kube-proxy neither. In no table.
+pub const KEEPS_PORT: u16 = 1 << 15;
+
 /// A chosen backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend<F: TableFamily> {
@@ -51,10 +53,8 @@ pub struct Backend<F: TableFamily> {
     pub side: Side<F>,
     /// `layout::backend_ref`.
     pub reference: u64,
-    /// `layout::BACKEND_*` flags (not the state).
+    /// `layout::BACKEND_*` flags (not the state), and [`KEEPS_PORT`].
     pub flags: u16,
-    /// True where the external policy Local chose it: nobody translates its clients, kube-proxy neither.
-    pub keeps_port: bool,
     /// Service port id.
     pub service: u32,
 }
@@ -171,9 +171,11 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
             Reason::NoEndpoints
         });
     }
-    let local = flags & local_flag != 0;
-    let keeps_port = local && value.flags & FRONTEND_CLUSTER == 0;
-    let in_set = if local { BACKEND_IN_LOCAL } else { BACKEND_IN_CLUSTER };
+    let in_set = if flags & local_flag != 0 {
+        BACKEND_IN_LOCAL
+    } else {
+        BACKEND_IN_CLUSTER
+    };
     let affinity = tables.arena(word.offset.wrapping_add(block::AFFINITY)) as u32;
     let key = AffinityKey {
         client: F::to_words(client.addr),
@@ -183,7 +185,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     if affinity != 0
         && let Some(backend) = remembered(tables, &key, id, in_set, affinity, now)
     {
-        return Ok(Backend { keeps_port, ..backend });
+        return Ok(keeping_port(backend, flags, value.flags));
     }
     let h = wanted.key.hash(tables.config(config::SELECT_SEED));
     let index = run.offset.wrapping_add(hash::scale(h, run.length));
@@ -203,10 +205,22 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
             },
         );
     }
-    Ok(Backend {
-        keeps_port,
-        ..read(tables, backend_id, reference, id)
-    })
+    Ok(keeping_port(
+        read(tables, backend_id, reference, id),
+        flags,
+        value.flags,
+    ))
+}
+
+/// A backend with [`KEEPS_PORT`] where it applies: the block is of external policy Local, the frontend no ClusterIP.
+#[inline(always)]
+fn keeping_port<F: TableFamily>(backend: Backend<F>, block: u16, frontend: u8) -> Backend<F> {
+    // No branch: the verifier would follow both ways from here.
+    let keeps = block / BLOCK_EXTERNAL_LOCAL & !(frontend / FRONTEND_CLUSTER) as u16 & 1;
+    Backend {
+        flags: backend.flags | keeps * KEEPS_PORT,
+        ..backend
+    }
 }
 
 /// The backend that this client was given before, if it still may have it.
@@ -252,7 +266,6 @@ fn read<F: TableFamily, T: Tables>(tables: &T, id: u32, reference: u64, service:
         },
         reference,
         flags: (last >> 16) as u16,
-        keeps_port: false,
         service,
     }
 }

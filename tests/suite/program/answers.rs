@@ -122,7 +122,7 @@ fn a_packet_on_its_last_hop_is_answered_where_we_route_and_passes_where_the_stac
         let datagram = Packet::new(client, balancer).udp(CLIENT_PORT, PORT).payload(&[1; 41]);
         let reached = |to| {
             Packet::new(client, to)
-                .tcp(CLIENT_PORT, BACKEND_PORT, "S")
+                .tcp(SNAT_PORT, BACKEND_PORT, "S")
                 .payload(&[1; 40])
         };
         let sent = |flags| {

@@ -136,7 +136,7 @@ fn an_error_about_a_reply_reaches_the_local_backend_as_if_about_what_it_sent() {
     run_cases(|family| {
         let (client, balancer, backend) = (family.client(), family.load_balancer(), family.local_pod());
         every(family, |transport, kind, quoted| {
-            let flow = flow(transport, client, balancer, (client, CLIENT_PORT), backend);
+            let flow = flow(transport, client, balancer, (client, SNAT_PORT), backend);
             let back = |from| error(from, balancer, kind, &flow.answered("SA"), quoted);
             let reached = |from| error(from, backend, kind, &flow.answer("SA"), quoted);
             Case::new(

@@ -20,6 +20,8 @@ const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 enum Seen {
     /// The client with its port.
     Client,
+    /// The client's address, a port of ours.
+    ClientAddress,
     /// The frontend's address, the client's port.
     Frontend,
     /// The node's address towards that device, a port of ours.
@@ -73,7 +75,7 @@ const OUTSIDE: Journey = Journey {
     client: Addresses::client,
     frontend: BALANCER,
     backend: LOCAL,
-    seen: Seen::Client,
+    seen: Seen::ClientAddress,
     forward: Onwards::Stack,
     passes: &[PodIn],
     reply_hook: UplinkOut,
@@ -95,6 +97,7 @@ const POD: Journey = Journey {
     hook: PodIn,
     client: Addresses::pod,
     frontend: VIP,
+    seen: Seen::Client,
     reply_hook: PodOut,
     ..OUTSIDE
 };
@@ -242,6 +245,7 @@ impl Journey {
         let frontend = (self.frontend.0(family), self.frontend.1);
         let source = match self.seen {
             Seen::Client => client,
+            Seen::ClientAddress => (client.0, SNAT_PORT),
             Seen::Frontend => (frontend.0, CLIENT_PORT),
             Seen::Node(UPLINK) => (family.node(), SNAT_PORT),
             Seen::Node(_) => (family.gateway_of_pods(), SNAT_PORT),

@@ -43,7 +43,7 @@ fn a_flow_is_translated_on_devices_without_a_link_header() {
                 transport,
                 client: (client, CLIENT_PORT),
                 frontend: (family.load_balancer(), PORT),
-                source: (client, CLIENT_PORT),
+                source: (client, SNAT_PORT),
                 backend: (backend, BACKEND_PORT),
             };
             cases.push(Case::new(

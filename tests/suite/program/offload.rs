@@ -11,7 +11,7 @@ use steerway::datapath::load::ProgramName;
 
 use super::answers::port_unreachable;
 use super::flow::{CLIENT_PORT, Transport};
-use super::node::{Addresses, namespace};
+use super::node::{Addresses, SNAT_PORT, namespace};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
 use super::{ETHERNET, World};
 
@@ -109,7 +109,7 @@ fn what_the_device_has_to_sum_or_to_cut_is_translated_and_still_left_to_it() {
             let asked = |payload: usize| {
                 partial(
                     transport
-                        .packet((client, port), (backend, BACKEND_PORT), "S")
+                        .packet((client, SNAT_PORT), (backend, BACKEND_PORT), "S")
                         .payload(&vec![0xa5; payload]),
                 )
                 .ttl(63)

@@ -64,7 +64,7 @@ fn source_ranges_hold_for_load_balancer_addresses_alone() {
         let (balancer, node) = (family.load_balancer(), family.node());
         let reached = |from| {
             Packet::new(from, family.local_pod())
-                .tcp(CLIENT_PORT, BACKEND_PORT, "S")
+                .tcp(SNAT_PORT, BACKEND_PORT, "S")
                 .payload(b"four")
         };
         let new: &[Reason] = &[NewFlow, Forward];
@@ -81,13 +81,8 @@ fn source_ranges_hold_for_load_balancer_addresses_alone() {
                 at(UplinkIn, &segment(outside, balancer, PORT, "S")).dropped(&[SourceRange]),
                 at(PodIn, &segment(family.pod(), balancer, PORT, "S")).dropped(&[SourceRange]),
                 at(UplinkIn, &segment(outside, node, NODE_PORT, "S")).passes_as(&reached(outside), new),
-                // The same client port to the same backend: this flow gets a port of ours.
-                at(UplinkIn, &segment(outside, family.vip(), PORT, "S")).passes_as(
-                    &Packet::new(outside, family.local_pod())
-                        .tcp(SNAT_PORT, BACKEND_PORT, "S")
-                        .payload(b"four"),
-                    new,
-                ),
+                at(UplinkIn, &segment(family.stranger(), family.vip(), PORT, "S"))
+                    .passes_as(&reached(family.stranger()), new),
             ],
         )]
     });
@@ -98,7 +93,7 @@ fn segments_without_a_flow_are_left_to_the_stack_while_flows_are_taken_over() {
     run_cases(|family| {
         let (client, balancer) = (family.client(), family.load_balancer());
         let reached = Packet::new(client, family.local_pod())
-            .tcp(CLIENT_PORT, BACKEND_PORT, "S")
+            .tcp(SNAT_PORT, BACKEND_PORT, "S")
             .payload(b"four");
         vec![
             Case::new(

@@ -122,7 +122,8 @@ fn observe(world: &World, family: Addresses, (source, frontend, policy): Row) ->
             "{source:?} {frontend:?} {policy:?}: {outcome:?}"
         );
         let decoded = Decoded::frame(&outcome.frame).expect("a packet");
-        let kept = (decoded.ip.source, decoded.source_port()) == (from.0, Some(from.1));
+        // The node's own address tells nothing of a client on the node; its port does.
+        let kept = decoded.ip.source == from.0 && (source != Node || decoded.source_port() == Some(from.1));
         let before = reached.insert(decoded.ip.destination, kept);
         assert!(
             before.is_none_or(|before| before == kept),
