@@ -33,7 +33,7 @@ use crate::report::Report;
 struct Options {
     /// What is measured.
     #[arg(default_value = "all")]
-    section: Section,
+    sections: Vec<Section>,
     /// Rounds of each comparison.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -78,7 +78,12 @@ fn main() -> Result<()> {
         (Section::Publish, publish::run),
         (Section::Agent, agent::run),
     ];
-    let asked = |section| options.section == section || options.section == Section::All;
+    let asked = |section| {
+        options
+            .sections
+            .iter()
+            .any(|asked| [section, Section::All].contains(asked))
+    };
     let mut reports = Vec::new();
     for (_, run) in sections.into_iter().filter(|(section, _)| asked(*section)) {
         let report = run(rounds)?;

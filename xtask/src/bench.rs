@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct Options {
     /// What is measured.
     #[arg(default_value = "all", value_parser = SECTIONS)]
-    section: String,
+    sections: Vec<String>,
     /// Rounds of each comparison.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -45,7 +45,8 @@ fn scope(section: &str) -> Scope {
 }
 
 pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<ExitCode> {
-    let scope = scope(&options.section);
+    let scopes = options.sections.iter().map(|section| scope(section));
+    let scope = scopes.fold(Scope::Demo, Scope::max);
     setup::ensure(scope, workspace, phases)?;
     let object = build_ebpf::build(workspace, phases)?;
     let programs = build_ebpf::build_bench(workspace, phases)?;
@@ -74,7 +75,8 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
 }
 
 fn arguments(options: &Options) -> Vec<String> {
-    let mut arguments = vec![options.section.clone(), format!("--rounds={}", options.rounds)];
+    let mut arguments = options.sections.clone();
+    arguments.push(format!("--rounds={}", options.rounds));
     if let Some(path) = &options.json {
         arguments.push(format!("--json={}", path.display()));
     }
@@ -91,14 +93,20 @@ mod tests {
     #[test]
     fn the_bench_is_told_what_was_asked_for() {
         let options = Options {
-            section: "packet".to_owned(),
+            sections: vec!["packet".to_owned(), "http".to_owned()],
             rounds: 3,
             json: Some("/tmp/figures.json".into()),
             docs: Some("docs".into()),
         };
         assert_eq!(
             arguments(&options),
-            ["packet", "--rounds=3", "--json=/tmp/figures.json", "--docs=docs"]
+            [
+                "packet",
+                "http",
+                "--rounds=3",
+                "--json=/tmp/figures.json",
+                "--docs=docs"
+            ]
         );
     }
 

@@ -216,9 +216,9 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
 #[inline(always)]
 fn keeping_port<F: TableFamily>(backend: Backend<F>, block: u16, frontend: u8) -> Backend<F> {
     // No branch: the verifier would follow both ways from here.
-    let keeps = block / BLOCK_EXTERNAL_LOCAL & !(frontend / FRONTEND_CLUSTER) as u16 & 1;
+    let keeps = (block / BLOCK_EXTERNAL_LOCAL) & !u16::from(frontend / FRONTEND_CLUSTER) & 1;
     Backend {
-        flags: backend.flags | keeps * KEEPS_PORT,
+        flags: backend.flags | (keeps * KEEPS_PORT),
         ..backend
     }
 }

@@ -220,7 +220,7 @@ fn choose<F: TableFamily>(tables: &Tables<'_>, frontend: FrontendValue, dst: Sid
                         address: address_of_words(F::V6, words),
                         port: backend.side.port,
                     };
-                    assert!(allowed && members.contains(&(at, backend.flags)));
+                    assert!(allowed && members.contains(&(at, backend.flags & !select::KEEPS_PORT)));
                 }
                 (Reason::NoEndpoints, Err(WhenEmpty::Reject)) | (Reason::NoLocalEndpoints, Err(WhenEmpty::Drop)) => {}
                 (other, expected) => panic!("{other:?} instead of one of {expected:?}"),
