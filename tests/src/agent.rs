@@ -223,11 +223,7 @@ impl Agent {
             if output.status.success() {
                 return;
             }
-            let text = format!(
-                "{}{}",
-                String::from_utf8_lossy(&output.stderr),
-                String::from_utf8_lossy(&output.stdout)
-            );
+            let text = text(&output);
             assert!(
                 self.is_running(),
                 "the agent of {} has ended; log:\n{}",
@@ -411,4 +407,13 @@ pub fn mount_bpffs() {
             }
         }
     });
+}
+
+/// All that a command has printed: its output, then its errors.
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }

@@ -22,7 +22,6 @@ const CHUNK: usize = 16 << 10;
 /// A running relay.
 #[derive(Debug)]
 pub struct Relay {
-    address: SocketAddr,
     manner: watch::Sender<Manner>,
     carried: Arc<AtomicU64>,
     stop: Option<oneshot::Sender<()>>,
@@ -68,17 +67,11 @@ impl Relay {
             None => thread::spawn(work),
         };
         Self {
-            address,
             manner,
             carried,
             stop: Some(stop),
             thread: Some(thread),
         }
-    }
-
-    /// Where it takes connections.
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// Connections that it has taken so far.

@@ -124,6 +124,19 @@ impl HeldConnections {
         self.report()
     }
 
+    /// Checks all; an error with the report if one was lost since the start.
+    ///
+    /// # Errors
+    /// A connection was lost, now or before.
+    pub fn all_alive(&mut self) -> Result<(), String> {
+        let report = self.check_all();
+        if report.lost.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{report:?}"))
+        }
+    }
+
     /// The state after the last check.
     pub fn report(&self) -> HeldReport {
         HeldReport {

@@ -7,10 +7,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::process::Output;
 use std::time::Duration;
 
-use lb_tests::agent::Agent;
+use lb_tests::agent::{Agent, text};
 use lb_tests::assert::{OnFailure, eventually, throughout};
 use lb_tests::kubernetes::{ControlPlane, KubeProxy, Relay, SERVER, asset};
 use lb_tests::objects::{NodeObject, service, slice};
@@ -143,25 +142,11 @@ fn there(version: &str, name: &str) {
     all_pass(version, &machine, &[name]);
 }
 
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
 /// All connections answer for a while.
 #[track_caller]
 fn all_go_on(what: &str, held: &mut [HeldConnections]) {
     throughout(Duration::from_secs(2), what, || {
-        for connections in &mut *held {
-            let report = connections.check_all();
-            if report.alive != COUNT {
-                return Err(format!("{report:?}"));
-            }
-        }
-        Ok(())
+        held.iter_mut().try_for_each(HeldConnections::all_alive)
     });
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use lb_tests::agent::Agent;
+use lb_tests::agent::{Agent, text};
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::kubernetes::Relay;
 use lb_tests::traffic::HeldConnections;
@@ -17,6 +17,8 @@ const VIP: &str = "10.96.0.10";
 const COUNT: usize = 100;
 /// The longest wait of the agent after failures in a row, and room for a slow machine.
 const ARRIVES: Duration = Duration::from_mins(1);
+/// The same, where all kinds have to be listed within one time that the way is open.
+const READ: Duration = Duration::from_mins(4);
 /// Connections that are made anew at least.
 const ANEW: u64 = 20;
 /// How each chunk is held back, how long the way is open so, and how long nothing passes before it is cut.
@@ -79,8 +81,15 @@ fn a_slow_and_flapping_api_server_costs_no_connection_and_changes_arrive() {
         });
         // Asked for a reading, both agents list anew between two cuts.
         scene.cluster.create(&web("late", "10.96.0.11"));
-        for agent in &mut scene.agents {
-            agent.wait_ready();
+        for agent in &scene.agents {
+            eventually(READ, "all kinds are listed between two cuts", || {
+                let output = agent.cli(&["status", "--wait", "60"]);
+                if output.status.success() {
+                    Ok(())
+                } else {
+                    Err(text(&output))
+                }
+            });
             assert!(agent.json(&["services"]).to_string().contains("late"));
         }
     });

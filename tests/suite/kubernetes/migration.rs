@@ -1,9 +1,8 @@
 //! From kube-proxy to Steerway and back, with running connections: the real kube-proxy in its nftables mode.
 
-use std::process::Output;
 use std::time::Duration;
 
-use lb_tests::agent::Agent;
+use lb_tests::agent::{Agent, text};
 use lb_tests::assert::{OnFailure, eventually, throughout};
 use lb_tests::kubernetes::KubeProxy;
 use lb_tests::netns::Netns;
@@ -25,25 +24,11 @@ fn tables(netns: &Netns) -> Vec<String> {
     of_kube_proxy.map(str::to_owned).collect()
 }
 
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
 /// All connections answer for a while.
 #[track_caller]
 fn all_go_on(what: &str, held: &mut [HeldConnections]) {
     throughout(Duration::from_millis(1500), what, || {
-        for connections in &mut *held {
-            let report = connections.check_all();
-            if report.alive != COUNT {
-                return Err(format!("{report:?}"));
-            }
-        }
-        Ok(())
+        held.iter_mut().try_for_each(HeldConnections::all_alive)
     });
 }
 

@@ -42,13 +42,7 @@ fn connections_that_netfilter_translates_go_on_and_new_ones_are_ours() {
     scene.put_endpoints(&["pod2-1"]);
     scene.start(&["--takeover"]);
     throughout(Duration::from_millis(1500), "netfilter's connections", || {
-        for connections in &mut held {
-            let report = connections.check_all();
-            if report.alive != COUNT {
-                return Err(format!("{report:?}"));
-            }
-        }
-        Ok(())
+        held.iter_mut().try_for_each(HeldConnections::all_alive)
     });
     for addresses in [v4, v6] {
         let node_port = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);

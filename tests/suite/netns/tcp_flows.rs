@@ -62,13 +62,8 @@ fn connect(who: &str, from: &Netns, to: SocketAddr) -> (String, HeldConnections)
 #[track_caller]
 fn all_alive(what: &str, connections: &mut Held) {
     throughout(WATCHED, what, || {
-        for (who, held) in connections.iter_mut() {
-            let report = held.check_all();
-            if report.alive != COUNT {
-                return Err(format!("{who}: {report:?}"));
-            }
-        }
-        Ok(())
+        let mut all = connections.iter_mut();
+        all.try_for_each(|(who, held)| held.all_alive().map_err(|report| format!("{who}: {report}")))
     });
 }
 
