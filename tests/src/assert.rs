@@ -65,7 +65,7 @@ impl Dump for Netns {
             "ip -4 route show table all",
             "ip -6 route show table all",
             "ip neigh show nud all",
-            "ip -s -br link",
+            "ip -s link",
             "nft list ruleset",
         ] {
             let argv: Vec<&str> = command.split_whitespace().collect();
