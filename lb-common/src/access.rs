@@ -3,8 +3,9 @@
 //! Contract: nothing here blocks or panics; a read out of bounds is `None` or zero; every word is read and written whole
 //! (no tearing); only [`SetRef::cas`] orders memory.
 
-use crate::family::{Family, V4, V6};
+use crate::family::{Family, Side, V4, V6};
 use crate::flow::contend::{self, Half};
+use crate::flow::slot::Seen;
 use crate::flow::state::Control;
 use crate::flow::table::{self, Found, Spot};
 use crate::flow::{Entry, Key};
@@ -145,10 +146,15 @@ pub trait Tables: Sized {
     fn flows<F: TableFamily>(&self) -> Self::Flows<F>;
     /// The frontend table.
     fn frontends<F: TableFamily>(&self) -> Self::Frontends<F>;
-    /// [`table::scan`]; an implementation may put a function call round it.
+    /// [`table::scan_set`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn scan<F: TableFamily>(&self, key: &Key<F>, into: &mut Spot) -> Found {
-        table::scan(self, key, into)
+    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> Found {
+        table::scan_set(self, index, hash, key, into)
+    }
+    /// [`table::seek`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn seek<F: TableFamily>(&self, key: &Key<F>, src: &Side<F>, dst: &Side<F>, into: &mut Spot) -> Seen {
+        table::seek(self, key, src, dst, into)
     }
     /// [`table::insert`]; an implementation may put a function call round it.
     #[inline(always)]

@@ -8,6 +8,9 @@ use core::fmt::Debug;
 /// Payload bits of a versioned map word.
 pub const PAYLOAD_MASK: u64 = (1 << 48) - 1;
 
+/// The most words that a side has.
+pub const MOST_SIDE_WORDS: usize = V6::SIDE_WORDS;
+
 /// What differs between IPv4 and IPv6.
 pub trait Family: Copy + Clone + Debug + PartialEq + Eq + 'static {
     /// An address: the native-endian load of its network-order bytes.

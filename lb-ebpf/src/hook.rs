@@ -134,7 +134,7 @@ pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) ->
         Stage::Begin => pipeline::begin(&mut packet, &tables, work, l3, hook),
         Stage::Enter => pipeline::enter(&tables, work),
         Stage::Translate => Step::done(pipeline::translate_known(&mut packet, &tables, work, l3)),
-        Stage::Control => Step::done(pipeline::control(&mut packet, &tables, work, l3, hook)),
+        Stage::Control => pipeline::control(&mut packet, &tables, work, l3, hook),
     };
     go_on::<H, F>(ctx, &tables, step, hook, l3)
 }

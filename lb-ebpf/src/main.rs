@@ -14,6 +14,7 @@
     reason = "the macros hand a program's context over by value"
 )]
 
+mod globals;
 mod hook;
 mod hops;
 mod kernel;

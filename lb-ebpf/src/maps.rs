@@ -16,10 +16,10 @@ use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::access::{Macs, Route, SetRef, Slots, TableFamily, Tables};
-use lb_common::family::{V4, V6};
-use lb_common::flow::contend::{self, Half};
-use lb_common::flow::state::Control;
-use lb_common::flow::table::{self, Found, Spot};
+use lb_common::family::Side;
+use lb_common::flow::contend::Half;
+use lb_common::flow::slot::Seen;
+use lb_common::flow::table::{Found, Spot};
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::{
     self, AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, DEVICE_WORDS,
@@ -28,6 +28,9 @@ use lb_common::layout::{
 };
 use lb_common::verdict::{REASONS, Reason};
 
+use crate::globals::{
+    choose_v4, choose_v6, insert_v4, insert_v6, rank, scan_set_v4, scan_set_v6, seek_v4, seek_v6, settle_v4, settle_v6,
+};
 use crate::{hops, kernel};
 
 /// `BPF_F_MMAPABLE`.
@@ -173,7 +176,7 @@ pub(crate) struct KernelTables {
 
 impl KernelTables {
     /// For functions that need no context.
-    const ANYWHERE: Self = Self {
+    pub(crate) const ANYWHERE: Self = Self {
         ctx: core::ptr::null_mut(),
         early: false,
     };
@@ -200,10 +203,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn scan<F: TableFamily>(&self, key: &Key<F>, into: &mut Spot) -> Found {
+    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> Found {
         let (key, into) = (&raw const *key, &raw mut *into);
         // The cast is to the very type: `F` picks the function.
-        let found = F::pick(|| scan_v4(key.cast(), into), || scan_v6(key.cast(), into));
+        let found = F::pick(
+            || scan_set_v4(index, hash, key.cast(), into),
+            || scan_set_v6(index, hash, key.cast(), into),
+        );
         match found {
             0 => Found::Nothing,
             1 => Found::Busy,
@@ -212,10 +218,20 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn seek<F: TableFamily>(&self, key: &Key<F>, src: &Side<F>, dst: &Side<F>, into: &mut Spot) -> Seen {
+        let (key, src, dst, into) = (&raw const *key, &raw const *src, &raw const *dst, &raw mut *into);
+        // As in `scan_set`.
+        Seen::from_number(F::pick(
+            || seek_v4(key.cast(), src.cast(), dst.cast(), into),
+            || seek_v6(key.cast(), src.cast(), dst.cast(), into),
+        ))
+    }
+
+    #[inline(always)]
     fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16, into: &mut Spot) -> bool {
         let (entry, spare, into) = (&raw const *entry, &raw mut *spare, &raw mut *into);
         let state = state as u32;
-        // As in `scan`.
+        // As in `scan_set`.
         F::pick(
             || insert_v4(entry.cast(), spare.cast(), state, into),
             || insert_v6(entry.cast(), spare.cast(), state, into),
@@ -236,7 +252,7 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
         let (entry, own) = (&raw const *entry, &raw const *own);
-        // As in `scan`.
+        // As in `scan_set`.
         Half::from_number(F::pick(
             || settle_v4(entry.cast(), own),
             || settle_v6(entry.cast(), own),
@@ -395,95 +411,6 @@ impl Tables for KernelTables {
         }
     }
 }
-
-/// Verified once instead of at each call: looking for a key in the flow table is the largest thing that the later stages do.
-macro_rules! scan {
-    ($name:ident, $family:ty) => {
-        #[doc = "`table::scan` as a global function of the object."]
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $name(key: *const Key<$family>, into: *mut Spot) -> u32 {
-            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (Some(key), Some(into)) = (unsafe { key.as_ref() }, unsafe { into.as_mut() }) else {
-                return 0;
-            };
-            table::scan(&KernelTables::ANYWHERE, key, into) as u32
-        }
-    };
-}
-
-scan!(scan_v4, V4);
-scan!(scan_v6, V6);
-
-/// As [`scan`], for inserting an entry.
-macro_rules! insert {
-    ($name:ident, $family:ty) => {
-        #[doc = "`table::insert` as a global function of the object."]
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $name(
-            entry: *const Entry<$family>,
-            spare: *mut Entry<$family>,
-            state: u32,
-            into: *mut Spot,
-        ) -> u32 {
-            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (entry, spare, into) = unsafe { (entry.as_ref(), spare.as_mut(), into.as_mut()) };
-            let (Some(entry), Some(spare), Some(into)) = (entry, spare, into) else {
-                return 0;
-            };
-            table::insert(&KernelTables::ANYWHERE, entry, spare, state as u16, into) as u32
-        }
-    };
-}
-
-/// As [`scan`], for choosing a slot.
-macro_rules! choose {
-    ($name:ident, $family:ty) => {
-        #[doc = "`contend::choose` as a global function of the object."]
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $name(hash: u64, twin: *const Spot, into: *mut Spot) -> u32 {
-            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
-            let (Some(twin), Some(into)) = (unsafe { twin.as_ref() }, unsafe { into.as_mut() }) else {
-                return 0;
-            };
-            contend::choose::<$family, _>(&KernelTables::ANYWHERE, hash, twin, into) as u32
-        }
-    };
-}
-
-/// `contend::rank` as a global function of the object: as part of choosing, its branches multiply with the slots.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn rank(control: u64, now: u32) -> u64 {
-    contend::rank(&KernelTables::ANYWHERE, Control::from_word(control), now)
-}
-
-choose!(choose_v4, V4);
-choose!(choose_v6, V6);
-
-/// As [`scan`], for settling two equal entries.
-macro_rules! settle {
-    ($name:ident, $family:ty) => {
-        #[doc = "`contend::settle` as a global function of the object."]
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $name(entry: *const Entry<$family>, own: *const Spot) -> u32 {
-            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (Some(entry), Some(own)) = (unsafe { entry.as_ref() }, unsafe { own.as_ref() }) else {
-                return Half::Stands as u32;
-            };
-            contend::settle(&KernelTables::ANYWHERE, entry, own) as u32
-        }
-    };
-}
-
-settle!(settle_v4, V4);
-settle!(settle_v6, V6);
-
-insert!(insert_v4, V4);
-insert!(insert_v6, V6);
 
 /// Reads one word of a map value.
 #[inline(always)]

@@ -9,7 +9,7 @@
 //! backend = generation 16 | id 32. meta = service port id 32 | way 8 | hooks 8.
 
 use crate::access::SetRef;
-use crate::family::{Family, PAYLOAD_MASK, Side};
+use crate::family::{Family, MOST_SIDE_WORDS, PAYLOAD_MASK, Side};
 use crate::flow::state::Control;
 
 /// The key of an entry: the packet's sides as they arrive at the hook.
@@ -216,21 +216,26 @@ pub fn holds<F: Family, T: SetRef>(set: T, base: usize, version: u64, key: &Key<
     set.load(base + Words::protocol::<F>()) == version | key.protocol as u64
 }
 
+/// Loads the side whose words begin at `at`, and gathers in `different` the bits in which their version is another. Each word is
+/// loaded once: what is judged is what is used.
+#[inline(always)]
+fn side<F: Family, T: SetRef>(set: T, at: usize, version: u64, different: &mut u64) -> Side<F> {
+    let words: [u64; MOST_SIDE_WORDS] =
+        core::array::from_fn(|i| if i < F::SIDE_WORDS { set.load(at + i) } else { version });
+    for word in words {
+        *different |= (word ^ version) & crate::layout::VERSION_MASK;
+    }
+    F::side_from(|i| words[i])
+}
+
 /// Rewrite and place of the slot at `base`; `None` when a word has another version (the slot is changing).
 #[inline(always)]
 pub fn read<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<(Rewrite<F>, Place)> {
-    let (new_src, new_dst) = (base + Words::new_src::<F>(), base + Words::new_dst::<F>());
     let backend = set.load(base + Words::backend::<F>());
     let meta = set.load(base + Words::meta::<F>());
-    let mut different = (backend | meta) ^ (backend & meta);
-    different &= crate::layout::VERSION_MASK;
-    different |= (backend ^ version) & crate::layout::VERSION_MASK;
-    let src = F::side_from(|i| set.load(new_src + i));
-    let dst = F::side_from(|i| set.load(new_dst + i));
-    for i in 0..F::SIDE_WORDS {
-        different |= (set.load(new_src + i) ^ version) & crate::layout::VERSION_MASK;
-        different |= (set.load(new_dst + i) ^ version) & crate::layout::VERSION_MASK;
-    }
+    let mut different = ((backend ^ version) | (meta ^ version)) & crate::layout::VERSION_MASK;
+    let src = side(set, base + Words::new_src::<F>(), version, &mut different);
+    let dst = side(set, base + Words::new_dst::<F>(), version, &mut different);
     if different != 0 {
         return None;
     }
@@ -246,11 +251,12 @@ pub fn read<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<(
 /// Reads the key of the slot at `base`; `None` when a word has another version.
 #[inline(always)]
 pub fn read_key<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<Key<F>> {
-    let src = F::side_from(|i| set.load(base + Words::SRC + i));
-    let dst = F::side_from(|i| set.load(base + Words::dst::<F>() + i));
-    let protocol = set.load(base + Words::protocol::<F>()) as u8;
-    let key = Key { src, dst, protocol };
-    holds(set, base, version, &key).then_some(key)
+    let protocol = set.load(base + Words::protocol::<F>());
+    let mut different = (protocol ^ version) & crate::layout::VERSION_MASK;
+    let src = side(set, base + Words::SRC, version, &mut different);
+    let dst = side(set, base + Words::dst::<F>(), version, &mut different);
+    let protocol = protocol as u8;
+    (different == 0).then_some(Key { src, dst, protocol })
 }
 
 /// What stands under a key that is looked for with a rewrite.
@@ -265,6 +271,19 @@ pub enum Seen {
     Other,
     /// A slot that is changing.
     Changing,
+}
+
+impl Seen {
+    /// Reads the number; unknown numbers mean that a slot is changing.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Nothing,
+            1 => Self::Same,
+            2 => Self::Other,
+            _ => Self::Changing,
+        }
+    }
 }
 
 /// Whether the slot at `base` rewrites to `src` and `dst` under `version`; never [`Seen::Nothing`].

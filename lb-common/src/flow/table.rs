@@ -169,33 +169,22 @@ pub fn complete<F: TableFamily, T: Tables>(tables: &T, entry: &mut Entry<F>) -> 
 #[inline(always)]
 pub fn locate<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> Spot {
     let mut spot = Spot::none(Found::Nothing);
-    spot.found = tables.scan(key, &mut spot);
+    spot.found = scan(tables, key, &mut spot);
     spot
 }
 
-/// [`locate`] behind [`Tables::scan`]: a scalar comes back, the rest by reference.
-#[inline(always)]
-pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
+/// [`locate`]: a scalar comes back, the rest by reference.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
     let hash = key.hash(tables.config(config::TABLE_SEED));
-    let table = tables.flows::<F>();
-    let sets = candidates(hash, table.mask());
+    let sets = candidates(hash, tables.flows::<F>().mask());
     for _ in 0..TRIES {
         let mut changing = false;
         for index in sets {
-            let Some(set) = table.set(index) else {
-                return Found::Nothing;
-            };
-            for i in 0..SET_SLOTS {
-                let base = probe(*afresh(&hash), i) * F::SLOT_WORDS;
-                let control = Control::from_word(set.load(base));
-                if control.phase() == LIVE {
-                    if slot::holds(set, base, control.version, afresh(key)) {
-                        *into = Spot::new(index, base, control);
-                        return Found::Entry;
-                    }
-                } else if control.phase() == BUSY && control.last_seen == tag(*afresh(&hash)) {
-                    changing = true;
-                }
+            match tables.scan_set(index, hash, key, into) {
+                Found::Entry => return Found::Entry,
+                Found::Busy => changing = true,
+                Found::Nothing => {}
             }
         }
         if !changing {
@@ -205,16 +194,45 @@ pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot
     Found::Busy
 }
 
+/// Looks for `key`, whose hash is `hash`, in one set; [`Found::Busy`] where a slot is changing that may be the key's. Called through
+/// [`Tables::scan_set`].
+#[inline(always)]
+pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> Found {
+    let Some(set) = tables.flows::<F>().set(index) else {
+        return Found::Nothing;
+    };
+    let mut found = Found::Nothing;
+    for i in 0..SET_SLOTS {
+        let base = probe(hash, i) * F::SLOT_WORDS;
+        let control = Control::from_word(set.load(base));
+        if control.phase() == LIVE {
+            if slot::holds(set, base, control.version, afresh(key)) {
+                *into = Spot::new(index, base, control);
+                return Found::Entry;
+            }
+        } else if control.phase() == BUSY && control.last_seen == tag(hash) {
+            found = Found::Busy;
+        }
+    }
+    found
+}
+
 /// What a slot being written shows instead of a time: enough of the hash to know one's own.
 #[inline(always)]
 const fn tag(hash: u64) -> u32 {
     (hash >> 28) as u32
 }
 
-/// Finds where `key` stands and whether it is rewritten to `src` and `dst` there.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn seek<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, src: &Side<F>, dst: &Side<F>, into: &mut Spot) -> Seen {
-    match tables.scan(key, into) {
+/// Finds where `key` stands and whether it is rewritten to `src` and `dst` there. Called through [`Tables::seek`].
+#[inline(always)]
+pub fn seek<F: TableFamily, T: Tables>(
+    tables: &T,
+    key: &Key<F>,
+    src: &Side<F>,
+    dst: &Side<F>,
+    into: &mut Spot,
+) -> Seen {
+    match scan(tables, key, into) {
         Found::Nothing => Seen::Nothing,
         Found::Busy => Seen::Changing,
         Found::Entry => match tables.flows::<F>().set(into.set) {
@@ -227,7 +245,7 @@ fn seek<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, src: &Side<F>, dst:
 /// Finds where the twin of an entry stands whose key is `key`; `twin` is its twin's.
 #[inline(always)]
 pub fn seek_twin<F: TableFamily, T: Tables>(tables: &T, twin: &Key<F>, key: &Key<F>, into: &mut Spot) -> Seen {
-    seek(tables, twin, &key.dst, &key.src, into)
+    tables.seek(twin, &key.dst, &key.src, into)
 }
 
 /// Inserts both halves of a flow. `entry` is the forward half (and is again afterwards), `flow_state` its initial state,
@@ -271,7 +289,7 @@ pub fn insert_pair<F: TableFamily, T: Tables>(
         return Inserted::Pair;
     }
     let mut own = Spot::none(Found::Nothing);
-    if seek(tables, &entry.key, &entry.rewrite.src, &entry.rewrite.dst, &mut own) == Seen::Same {
+    if tables.seek(&entry.key, &entry.rewrite.src, &entry.rewrite.dst, &mut own) == Seen::Same {
         own.free::<F, T>(tables);
     }
     Inserted::Conflict
@@ -291,7 +309,7 @@ fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: 
         if matches!(twin, Seen::Same | Seen::Changing) {
             return true;
         }
-        let own = tables.scan(&entry.key, &mut spot);
+        let own = scan(tables, &entry.key, &mut spot);
         if let (Found::Entry, Some(set)) = (own, tables.flows::<F>().set(spot.set)) {
             // For its barrier.
             contend::confirmed(set, spot.base as usize, spot.control);
@@ -345,7 +363,7 @@ pub fn insert<F: TableFamily, T: Tables>(
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
     spare.key = entry.key.twin(entry.rewrite);
     let mut twin = Spot::none(Found::Nothing);
-    twin.found = tables.scan(&spare.key, &mut twin);
+    twin.found = scan(tables, &spare.key, &mut twin);
     for _ in 0..INSERT_TRIES {
         if !tables.choose::<F>(hash, &twin, spot) {
             return false;
@@ -387,7 +405,7 @@ fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>) {
     victim.turn(victim.place);
     let mut twin = Spot::none(Found::Nothing);
     for _ in 0..EVICT_TRIES {
-        let seen = seek(tables, &victim.key, &victim.rewrite.src, &victim.rewrite.dst, &mut twin);
+        let seen = tables.seek(&victim.key, &victim.rewrite.src, &victim.rewrite.dst, &mut twin);
         if seen != Seen::Same || twin.free::<F, T>(tables) {
             break;
         }

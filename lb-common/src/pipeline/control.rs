@@ -1,7 +1,7 @@
 //! ICMP, and the answers that the node gives itself.
 
-use super::gate::{begins, is_for_us, lost_fragment, refuse_with};
-use super::{Decided, Hook, Work};
+use super::gate::{begins, is_for_us, lost_fragment, refuse_with, replies, straight};
+use super::{Decided, Hook, Stage, Step, Work};
 use crate::access::{Packet, TableFamily, Tables};
 use crate::family::{Family, Side};
 use crate::flow::slot::{Rewrite, Way};
@@ -11,7 +11,7 @@ use crate::steps::parse::{self, Header, Part};
 use crate::steps::{answer, forward, icmp, rewrite, select};
 use crate::verdict::{Answer, Reason, Verdict};
 
-/// The stage for ICMP; any hook.
+/// The stage for ICMP, and for whatever stands behind IPv6 extension headers; any hook.
 #[inline(always)]
 pub fn control<F: TableFamily, P: Packet, T: Tables>(
     packet: &mut P,
@@ -19,13 +19,36 @@ pub fn control<F: TableFamily, P: Packet, T: Tables>(
     work: &mut Work<F>,
     l3: usize,
     hook: u8,
-) -> Decided<F> {
+) -> Step<F::Addr> {
     if !parse::header_again(packet, l3, &mut work.header) {
-        return Verdict::pass(Reason::NotParsed);
+        return Step::done(Verdict::pass(Reason::NotParsed));
     }
     if P::EARLY && !parse::is_plain(packet, &work.header) {
-        return Verdict::pass(Reason::HandedOver);
+        return Step::done(Verdict::pass(Reason::HandedOver));
     }
+    let header = &work.header;
+    if header.protocol == F::ICMP {
+        return Step::done(icmp(packet, tables, work, l3, hook));
+    }
+    let ours = begins::<F, T>(tables, header.dst, hook)
+        || replies::<F, T>(tables, header.src)
+        || straight::<F, T>(tables, header.dst, hook);
+    if ours {
+        Step::next(Stage::Note)
+    } else {
+        Step::done(Verdict::pass(Reason::NotOurs))
+    }
+}
+
+/// ICMP whose header was read.
+#[inline(always)]
+fn icmp<F: TableFamily, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<F>,
+    l3: usize,
+    hook: u8,
+) -> Decided<F> {
     if work.header.fragment.part == Part::Later {
         let begins = begins::<F, T>(tables, work.header.dst, hook);
         return lost_fragment::<F, T>(tables, &work.header, begins, Reason::FragmentLost);

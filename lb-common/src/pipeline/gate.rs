@@ -17,6 +17,12 @@ pub(super) fn begins<F: TableFamily, T: Tables>(tables: &T, dst: F::Addr, hook: 
     hook & Hook::BEGINS != 0 && has_bit(hash::bit::<F>(dst), |word| tables.forward_bits(word))
 }
 
+/// True when a packet from this address may answer one that we translated.
+#[inline(always)]
+pub(super) fn replies<F: TableFamily, T: Tables>(tables: &T, src: F::Addr) -> bool {
+    has_bit(hash::bit::<F>(src), |word| tables.reply_bits(word))
+}
+
 /// True when a packet to this address may go straight to a backend at this hook, beside flows that go there through a frontend.
 #[inline(always)]
 pub(super) fn straight<F: TableFamily, T: Tables>(tables: &T, dst: F::Addr, hook: u8) -> bool {
@@ -74,7 +80,7 @@ pub(super) fn addressed<F: TableFamily, P: Packet, T: Tables>(
 
 /// True when bit `index` is set.
 #[inline(always)]
-pub(super) fn has_bit(index: u32, word: impl Fn(u32) -> u64) -> bool {
+fn has_bit(index: u32, word: impl Fn(u32) -> u64) -> bool {
     word(index >> 6) >> (index & 63) & 1 != 0
 }
 

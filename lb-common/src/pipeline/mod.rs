@@ -6,7 +6,8 @@
 //! begin      frontend → source class → backend → place → a way out exists → enter
 //! enter      port → both halves into the flow table → translate
 //! translate  flow look-up → way out → rewrite → go on
-//! control    ICMP: an error about a flow → translate both headers; ping to a VIP → answer
+//! control    ICMP: an error about a flow → translate both headers; ping to a VIP → answer; another protocol behind IPv6 extension
+//!            headers, if it is ours → note
 //! answer     RST, ICMP error or echo reply built in the packet that asked
 //! ```
 //! Stages, because a kernel program has 512 bytes of stack: [`fast`] is all that an established flow needs; the others are
@@ -30,12 +31,11 @@ use crate::family::Family;
 use crate::flow::slot::{Entry, Key};
 use crate::flow::state::{self, REPLY_HALF};
 use crate::flow::table::{self, Found};
-use crate::hash;
 use crate::layout::config;
 use crate::steps::parse::{self, Header, Part, Ports};
 use crate::verdict::{Action, Reason, Verdict};
 use crate::wire;
-use gate::{begins, has_bit, opens, straight};
+use gate::{begins, opens, replies, straight};
 use note::{serving, translate};
 
 pub use begin::{PORT_TRIES, begin, enter};
@@ -176,7 +176,7 @@ pub fn process<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
             Stage::Begin => begin(packet, tables, &mut work, l3, HOOK),
             Stage::Enter => enter(tables, &mut work),
             Stage::Translate => Step::done(translate_known(packet, tables, &mut work, l3)),
-            Stage::Control => Step::done(control(packet, tables, &mut work, l3, HOOK)),
+            Stage::Control => control(packet, tables, &mut work, l3, HOOK),
         };
     }
     let verdict = step.verdict;
@@ -202,17 +202,14 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     l3: usize,
 ) -> Step<F::Addr> {
     let mut header = Header::empty();
-    if !parse::header::<F, P>(packet, l3, &mut header) {
+    if !parse::fixed::<F, P>(packet, l3, &mut header) {
         return Step::done(Verdict::pass(Reason::NotParsed));
     }
-    if header.protocol == F::ICMP {
+    if header.protocol == F::ICMP || parse::is_extension::<F>(header.protocol) {
         return Step::next(Stage::Control);
     }
     let begins = begins::<F, T>(tables, header.dst, HOOK);
-    if !begins
-        && !has_bit(hash::bit::<F>(header.src), |word| tables.reply_bits(word))
-        && !straight::<F, T>(tables, header.dst, HOOK)
-    {
+    if !begins && !replies::<F, T>(tables, header.src) && !straight::<F, T>(tables, header.dst, HOOK) {
         return Step::done(Verdict::pass(Reason::NotOurs));
     }
     let portless = header.protocol != wire::TCP && header.protocol != wire::UDP || header.fragment.part != Part::Whole;

@@ -119,9 +119,10 @@ impl<F: Family> Header<F> {
     }
 }
 
-/// Reads the IP header at `l3`; false where there is none.
+/// Reads the fixed part of the IP header at `l3`; false where there is none. Behind IPv6 extension headers, where the protocol is
+/// [`is_extension`], [`header`] looks.
 #[inline(always)]
-pub fn header<F: Family, P: Packet>(packet: &P, l3: usize, into: &mut Header<F>) -> bool {
+pub fn fixed<F: Family, P: Packet>(packet: &P, l3: usize, into: &mut Header<F>) -> bool {
     let read = if F::V6 {
         header_v6(packet, l3)
     } else {
@@ -134,6 +135,18 @@ pub fn header<F: Family, P: Packet>(packet: &P, l3: usize, into: &mut Header<F>)
         }
         None => false,
     }
+}
+
+/// True where the protocol of a header's fixed part is that of an extension header.
+#[inline(always)]
+pub fn is_extension<F: Family>(protocol: u8) -> bool {
+    F::V6 && matches!(protocol, wire::HOP_BY_HOP | wire::DESTINATION_OPTIONS | wire::FRAGMENT)
+}
+
+/// Reads the IP header at `l3` with its extension headers; false where one is cut off.
+#[inline(always)]
+pub fn header<F: Family, P: Packet>(packet: &P, l3: usize, into: &mut Header<F>) -> bool {
+    fixed(packet, l3, into) && (!F::V6 || extensions(packet, into).is_some())
 }
 
 /// [`header`] for the later stages: not inlined for the kernel.
@@ -178,39 +191,42 @@ fn header_v6<F: Family, P: Packet>(packet: &P, l3: usize) -> Option<Header<F>> {
     if first & 0xf0 != 0x60 {
         return None;
     }
-    let mut protocol = (second >> 16) as u8;
-    let mut l4 = l3 + 40;
-    let mut fragment = Fragment::WHOLE;
+    Some(Header {
+        l3,
+        l4: l3 + F::HEADER_LEN,
+        src: F::from_words([s0 as u64 | (s1 as u64) << 32, s2 as u64 | (s3 as u64) << 32]),
+        dst: F::from_words([d0 as u64 | (d1 as u64) << 32, d2 as u64 | (d3 as u64) << 32]),
+        protocol: (second >> 16) as u8,
+        ttl: (second >> 24) as u8,
+        length: u16::from_be(second as u16).wrapping_add(F::HEADER_LEN as u16),
+        fragment: Fragment::WHOLE,
+    })
+}
+
+/// Walks over the extension headers of an IPv6 header whose fixed part was read; none where one is cut off.
+#[inline(always)]
+fn extensions<F: Family, P: Packet>(packet: &P, header: &mut Header<F>) -> Option<()> {
     for _ in 0..MAX_EXTENSIONS {
-        match protocol {
+        match header.protocol {
             wire::HOP_BY_HOP | wire::DESTINATION_OPTIONS => {
-                let half = packet.half(l4)?;
-                protocol = half as u8;
-                l4 += ((half >> 8) as usize + 1) * 8;
+                let half = packet.half(header.l4)?;
+                header.protocol = half as u8;
+                header.l4 += ((half >> 8) as usize + 1) * 8;
             }
             wire::FRAGMENT => {
-                let [head, id] = packet.words::<2>(l4)?;
+                let [head, id] = packet.words::<2>(header.l4)?;
                 let offset = u16::from_be((head >> 16) as u16);
-                fragment = Fragment::new(offset & 0xfff8 != 0, offset & 1 != 0, id);
-                protocol = head as u8;
-                l4 += 8;
-                if fragment.part == Part::Later {
+                header.fragment = Fragment::new(offset & 0xfff8 != 0, offset & 1 != 0, id);
+                header.protocol = head as u8;
+                header.l4 += 8;
+                if header.fragment.part == Part::Later {
                     break;
                 }
             }
             _ => break,
         }
     }
-    Some(Header {
-        l3,
-        l4,
-        src: F::from_words([s0 as u64 | (s1 as u64) << 32, s2 as u64 | (s3 as u64) << 32]),
-        dst: F::from_words([d0 as u64 | (d1 as u64) << 32, d2 as u64 | (d3 as u64) << 32]),
-        protocol,
-        ttl: (second >> 24) as u8,
-        length: u16::from_be(second as u16).wrapping_add(40),
-        fragment,
-    })
+    Some(())
 }
 
 /// Reads the ports of a TCP or UDP header at `l4`.

@@ -15,15 +15,15 @@ use steerway::datapath::load::OBJECT;
 
 /// By the beginning of their names: instructions verified, bytes of the program in the kernel.
 const BUDGETS: [(&str, u32, u32); 8] = [
-    ("uplink_xdp", 25_000, 36_000),
-    ("note_", 27_000, 26_000),
-    ("begin_", 49_000, 31_000),
-    ("enter_", 102_000, 38_500),
-    ("translate_", 30_000, 28_000),
-    ("control_", 46_000, 31_500),
+    ("uplink_xdp", 24_000, 34_500),
+    ("note_", 8_200, 26_000),
+    ("begin_", 30_000, 31_500),
+    ("enter_", 55_500, 38_500),
+    ("translate_", 7_000, 25_500),
+    ("control_", 27_500, 33_500),
     ("answer_", 6_400, 25_500),
     // The first stage at every hook of tc.
-    ("", 59_000, 53_000),
+    ("", 31_000, 53_000),
 ];
 /// Bytes of stack of a chain of calls.
 const STACK: u32 = 512;
