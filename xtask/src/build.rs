@@ -8,7 +8,12 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 
-use crate::{build_ebpf, exec, phases::Phases, workspace::Workspace};
+use crate::{
+    build_ebpf,
+    exec::{self, Meanwhile},
+    phases::Phases,
+    workspace::Workspace,
+};
 
 /// Build the agent with the kernel programs inside, target/release/steerway.
 #[derive(Debug, Args)]
@@ -28,10 +33,18 @@ pub(crate) fn build(workspace: &Workspace, phases: &mut Phases) -> Result<PathBu
 
 /// Builds the agent around a kernel object that is there.
 pub(crate) fn agent(workspace: &Workspace, phases: &mut Phases, object: &Path) -> Result<()> {
-    phases.time("build the agent", || {
-        let mut command = cargo_with_object(workspace, object);
-        exec::run(command.args(["build", "--release", "--locked", "-p", "steerway", "--bin", "steerway"]))
-    })
+    phases.time("build the agent", || exec::run(&mut agent_command(workspace, object)))
+}
+
+/// [`agent`] beside what its starter does: much of that build keeps one processor busy and no other.
+pub(crate) fn agent_meanwhile(workspace: &Workspace, object: &Path) -> Result<Meanwhile> {
+    Meanwhile::start(agent_command(workspace, object).arg("--quiet"))
+}
+
+fn agent_command(workspace: &Workspace, object: &Path) -> Command {
+    let mut command = cargo_with_object(workspace, object);
+    command.args(["build", "--release", "--locked", "-p", "steerway", "--bin", "steerway"]);
+    command
 }
 
 /// Cargo, told which kernel object the agent's build script embeds.

@@ -51,7 +51,7 @@ const PROCESSOR: &str = "Nehalem";
 const LIMIT_SECONDS: u32 = 900;
 
 /// Whether this process runs in such a machine.
-pub(super) fn is_here() -> bool {
+pub(crate) fn is_here() -> bool {
     env::var_os(HERE).is_some()
 }
 

@@ -4,7 +4,7 @@
 //! Each test runs a choice of this binary's other tests inside the machine and demands that all of them pass there.
 
 mod iptables_mode;
-mod machine;
+pub(crate) mod machine;
 mod modules;
 
 use std::env;

@@ -62,7 +62,7 @@ pub(super) fn both(world: &World, program: ProgramName, given: &Given) -> Result
     if given.summed && !keeps_sum && buffer.bytes().len() == given.frame.len() {
         _ = writeln!(wrong, "the host gave up the sum of a packet that it did not trim");
     }
-    if let Some(text) = world.flow_difference() {
+    if let Some(text) = world.flow_difference(&given.frame) {
         _ = writeln!(wrong, "{text}");
     }
     if wrong.is_empty() {

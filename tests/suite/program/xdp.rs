@@ -74,7 +74,7 @@ fn both_xdp(world: &World, frame: &[u8]) -> Result<Outcome, String> {
             output.beside
         );
     }
-    if let Some(text) = world.flow_difference() {
+    if let Some(text) = world.flow_difference(frame) {
         _ = writeln!(wrong, "{text}");
     }
     let outcome = Outcome {
