@@ -194,7 +194,7 @@ impl Host for Idle {
         Vec::new()
     }
 
-    fn route(&mut self, _: &RouteNeeds<'_>, _: Trust) -> impl Future<Output = Result<RouteReport, HostError>> + Send {
+    fn route(&mut self, _: RouteNeeds, _: Trust) -> impl Future<Output = Result<RouteReport, HostError>> + Send {
         std::future::ready(Ok(RouteReport::default()))
     }
 }

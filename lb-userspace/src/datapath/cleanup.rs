@@ -17,7 +17,8 @@ use super::attach::{Hook, filters, remove_filter, remove_own_qdisc};
 use super::netlink::Netlink;
 use super::pins::{PinDir, PinError, names, remove_if_there};
 use super::run_dir::RunDir;
-use super::{steer, sysctl};
+use super::steer::{self, VipRoutes};
+use super::sysctl;
 
 /// Why nothing was removed.
 #[derive(Debug, Error)]
@@ -63,10 +64,11 @@ pub async fn cleanup(pins: &PinDir, run_dir: &RunDir, wait: Duration) -> Result<
         None
     };
     let netlink = Netlink::open().map_err(CleanupError::Socket)?;
+    let mut routes = VipRoutes::new().map_err(CleanupError::Socket)?;
     let mut report = CleanupReport::default();
     remove_links(pins, &mut report);
     if run_dir.is_this_netns() {
-        remove_routes(&netlink, &mut report).await;
+        remove_routes(&mut routes, &mut report).await;
         remove_filters(&netlink, run_dir, &mut report).await;
         remove_device(&netlink, &mut report).await;
         restore_sysctls(run_dir, &mut report);
@@ -86,8 +88,8 @@ pub async fn cleanup(pins: &PinDir, run_dir: &RunDir, wait: Duration) -> Result<
     Ok(report)
 }
 
-async fn remove_routes(netlink: &Netlink, report: &mut CleanupReport) {
-    match steer::remove_all_routes(netlink.handle()).await {
+async fn remove_routes(routes: &mut VipRoutes, report: &mut CleanupReport) {
+    match routes.remove_all().await {
         Ok(0) => {}
         Ok(count) => report.removed(format!("routes to VIPs ({count})")),
         Err(error) => report.left("routes to VIPs", &error),

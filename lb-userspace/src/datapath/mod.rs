@@ -14,6 +14,7 @@
 //! All of it acts on the network namespace of the calling thread.
 
 pub mod attach;
+mod bulk;
 pub mod checks;
 pub mod cleanup;
 pub mod clock;

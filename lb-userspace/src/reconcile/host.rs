@@ -51,11 +51,8 @@ pub trait Host: Send + 'static {
     /// Uplinks that tc alone serves, and why.
     fn without_xdp(&self) -> Vec<(Interface, Left)>;
     /// Routes VIPs to our device.
-    fn route(
-        &mut self,
-        needs: &RouteNeeds<'_>,
-        trust: Trust,
-    ) -> impl Future<Output = Result<RouteReport, HostError>> + Send;
+    fn route(&mut self, needs: RouteNeeds, trust: Trust)
+    -> impl Future<Output = Result<RouteReport, HostError>> + Send;
 }
 
 /// The kernel of this network namespace.
@@ -143,7 +140,7 @@ impl Host for KernelHost {
         found.map(|(uplink, left)| (uplink.clone(), left.clone())).collect()
     }
 
-    async fn route(&mut self, needs: &RouteNeeds<'_>, trust: Trust) -> Result<RouteReport, HostError> {
+    async fn route(&mut self, needs: RouteNeeds, trust: Trust) -> Result<RouteReport, HostError> {
         if trust == Trust::Nothing {
             self.routes.distrust();
         }

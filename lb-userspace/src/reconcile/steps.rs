@@ -152,14 +152,14 @@ impl<H: Host> Reconciler<H> {
             .may_go(&published.routed, || flows::host_connections(self.store.as_ref()));
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
-            vips: &published.routed,
-            ranges: &published.desired.service_cidrs,
-            local: &table.local_addresses,
-            may_go: Some(&may_go),
+            vips: Arc::clone(&published.routed),
+            ranges: published.desired.service_cidrs.clone(),
+            local: table.local_addresses.clone(),
+            may_go: Some(may_go),
             source_v4: source_v4.and_then(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None }),
             source_v6: source_v6.and_then(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }),
         };
-        match self.host.route(&needs, trust).await {
+        match self.host.route(needs, trust).await {
             Ok(report) => {
                 if report.added + report.changed + report.removed > 0 {
                     debug!(

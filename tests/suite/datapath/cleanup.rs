@@ -70,17 +70,16 @@ fn install(site: &Site, kind: Kind) {
             .await
             .expect("a device");
         let vips = ["10.96.0.1", "10.96.0.2"].map(|text| text.parse().expect("an address"));
-        let local = table().await.local_addresses;
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
-            vips: &Arc::new(vips.into()),
-            ranges: &[],
-            local: &local,
+            vips: Arc::new(vips.into()),
+            ranges: Vec::new(),
+            local: table().await.local_addresses,
             may_go: None,
             source_v4: None,
             source_v6: None,
         };
-        VipRoutes::new().expect("netlink").sync(&needs).await.expect("routes");
+        VipRoutes::new().expect("netlink").sync(needs).await.expect("routes");
     });
 }
 

@@ -185,17 +185,16 @@ fn a_host_process_reaches_vips_by_steer0_with_the_node_s_address_whatever_rp_fil
         // The second address of the node is the one that packets must have; the last VIP is on the node's own subnet.
         let vips = ["10.96.0.10", "fd00:96::10", "192.0.2.200"].map(|text| text.parse::<IpAddr>().unwrap());
         block_in(&node, || async move {
-            let local = table().await.local_addresses;
             let needs = RouteNeeds {
                 steer_ifindex: device.ifindex,
-                vips: &Arc::new(vips.into()),
-                ranges: &[],
-                local: &local,
+                vips: Arc::new(vips.into()),
+                ranges: Vec::new(),
+                local: table().await.local_addresses,
                 may_go: None,
                 source_v4: Some("198.51.100.1".parse().unwrap()),
                 source_v6: Some("fd00::1".parse().unwrap()),
             };
-            let report = VipRoutes::new().expect("netlink").sync(&needs).await.expect("routes");
+            let report = VipRoutes::new().expect("netlink").sync(needs).await.expect("routes");
             assert_eq!((report.added, report.conflicts.len()), (3, 0));
         });
         for vip in vips {
@@ -230,17 +229,16 @@ fn what_no_program_took_dies_at_the_far_end() {
     let device = ensure(&node, &files, None).expect("a device");
     let vip: IpAddr = "10.96.0.10".parse().unwrap();
     block_in(&node, || async move {
-        let local = table().await.local_addresses;
         let needs = RouteNeeds {
             steer_ifindex: device.ifindex,
-            vips: &Arc::new([vip].into()),
-            ranges: &[],
-            local: &local,
+            vips: Arc::new([vip].into()),
+            ranges: Vec::new(),
+            local: table().await.local_addresses,
             may_go: None,
             source_v4: None,
             source_v6: None,
         };
-        VipRoutes::new().expect("netlink").sync(&needs).await.expect("routes");
+        VipRoutes::new().expect("netlink").sync(needs).await.expect("routes");
     });
     let socket = FrameSocket::open(&node, "steer1");
     eventually(Duration::from_secs(5), "a datagram leaves by steer0", || {

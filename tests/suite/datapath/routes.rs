@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use lb_tests::netns::Netns;
+use nix::errno::Errno;
 use steerway::datapath::netlink::Netlink;
 use steerway::datapath::run_dir::RunDir;
-use steerway::datapath::steer::{RouteNeeds, RouteReport, SteerDevice, VipRoutes};
+use steerway::datapath::steer::{RouteError, RouteNeeds, RouteReport, SteerDevice, VipRoutes};
 
 use super::{block_in, table};
 
@@ -54,17 +55,26 @@ async fn sync_with_ranges(
     ranges: &[IpNet],
     source: [u8; 4],
 ) -> RouteReport {
-    let local = table().await.local_addresses;
+    try_sync(routes, node, vips, ranges, source).await.expect("routes")
+}
+
+async fn try_sync(
+    routes: &mut VipRoutes,
+    node: &Node,
+    vips: &BTreeSet<IpAddr>,
+    ranges: &[IpNet],
+    source: [u8; 4],
+) -> Result<RouteReport, RouteError> {
     let needs = RouteNeeds {
         steer_ifindex: node.steer_ifindex,
-        vips: &Arc::new(vips.clone()),
-        ranges,
-        local: &local,
+        vips: Arc::new(vips.clone()),
+        ranges: ranges.to_vec(),
+        local: table().await.local_addresses,
         may_go: None,
         source_v4: Some(Ipv4Addr::from(source)),
         source_v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)),
     };
-    routes.sync(&needs).await.expect("routes")
+    routes.sync(needs).await
 }
 
 fn ours(node: &Node) -> Vec<String> {
@@ -221,18 +231,60 @@ fn a_route_that_somebody_removed_comes_back_after_a_look() {
     });
 }
 
+/// As many addresses of each family.
+fn many(each: u16) -> BTreeSet<IpAddr> {
+    let both = |number| {
+        let v6 = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, number);
+        [Ipv4Addr::from_bits(0x0a60_0000 + u32::from(number)).into(), v6.into()]
+    };
+    (1..=each).flat_map(both).collect()
+}
+
+#[test]
+fn of_thousands_of_routes_one_that_is_refused_is_named_and_all_others_are_made() {
+    let node = node();
+    let vips = many(2000);
+    let taken = "10.96.3.232".parse().expect("an address");
+    node.netns.ip("route add 10.96.3.232/32 dev up0");
+    // Bits behind its prefix: the kernel takes no such range of IPv4.
+    let refused: IpNet = "10.97.0.1/16".parse().expect("a range");
+    block_in(&node.netns, || async {
+        let mut routes = VipRoutes::new().expect("netlink");
+        let told = try_sync(&mut routes, &node, &vips, &[refused], [192, 0, 2, 1]).await;
+        let RouteError::Change {
+            failed,
+            address,
+            source,
+        } = told.expect_err("a range that is none")
+        else {
+            panic!("routes cannot be listed");
+        };
+        assert_eq!((failed, address, source), (1, refused, Errno::EINVAL));
+        assert_eq!(ours(&node).len(), 3999, "all but the refused one and somebody else's");
+        // What was made is found again.
+        let report = sync(&mut routes, &node, &vips, [192, 0, 2, 1]).await;
+        let expected = RouteReport {
+            conflicts: vec![taken],
+            ..RouteReport::default()
+        };
+        assert_eq!(report, expected);
+        // One that went meanwhile is no failure of those that go.
+        node.netns.ip("route del 10.96.7.7/32 dev steer0");
+        let report = sync(&mut routes, &node, &set(&["10.96.0.1"]), [192, 0, 2, 1]).await;
+        let expected = RouteReport {
+            removed: 3998,
+            ..RouteReport::default()
+        };
+        assert_eq!(report, expected);
+    });
+    assert_eq!(ours(&node), ["10.96.0.1 dev steer0 scope link src 192.0.2.1"]);
+    assert!(node.netns.ip("route show").contains("10.96.3.232 dev up0"));
+}
+
 #[test]
 fn ten_thousand_routes_take_a_moment() {
     let node = node();
-    let vips: BTreeSet<IpAddr> = (0..5000_u32)
-        .flat_map(|number| {
-            let v6 = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, number as u16 + 1);
-            [
-                IpAddr::V4(Ipv4Addr::from_bits(0x0a60_0000 + number + 1)),
-                IpAddr::V6(v6),
-            ]
-        })
-        .collect();
+    let vips = many(5000);
     block_in(&node.netns, || async {
         let mut routes = VipRoutes::new().expect("netlink");
         let started = Instant::now();
@@ -253,8 +305,14 @@ fn ten_thousand_routes_take_a_moment() {
             RouteReport::default()
         );
         let looked = started.elapsed();
-        println!("10,000 routes: {took:?} to add, {looked:?} to find again");
         assert!(looked < Duration::from_secs(2), "{looked:?}");
+        assert_eq!(ours(&node).len(), 10_000);
+        let started = Instant::now();
+        let report = sync(&mut next, &node, &BTreeSet::new(), [192, 0, 2, 1]).await;
+        let gone = started.elapsed();
+        assert_eq!(report.removed, 10_000);
+        assert!(gone < Duration::from_secs(5), "{gone:?}");
+        println!("10,000 routes: {took:?} to add, {looked:?} to find again, {gone:?} to remove");
     });
-    assert_eq!(ours(&node).len(), 10_000);
+    assert_eq!(ours(&node), [""; 0]);
 }

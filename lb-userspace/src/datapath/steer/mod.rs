@@ -27,7 +27,6 @@ use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 use serde::Serialize;
 use thiserror::Error;
 
-pub(super) use routes::remove_all as remove_all_routes;
 pub use routes::{RouteError, RouteNeeds, RouteReport, VipRoutes};
 
 use super::netlink::errno;

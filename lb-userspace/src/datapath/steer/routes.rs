@@ -4,33 +4,33 @@
 //! ours survive the agent, are found again, and nobody else's is ever touched. Addresses that the node itself has get none.
 //! A range's route catches what no VIP's does: addresses that are allocated to nobody, which no program takes from steer0, so
 //! that they are dropped there (kube-proxy's nftables mode drops them, too). It has the highest metric, so that a route of
-//! somebody else for the same range goes before. Thousands of changes are in flight at once. Sources: rtnetlink(7), ip-route(8).
+//! somebody else for the same range goes before. All changes go by [`Bulk`], many in one datagram. Sources: rtnetlink(7), ip-route(8).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use rtnetlink::packet_route::AddressFamily;
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, RouteMessageBuilder};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::datapath::netlink::{Netlink, errno};
+use crate::datapath::bulk::Bulk;
+use crate::datapath::netlink::Netlink;
 
 /// Our number among routing protocols; unused in iproute2's list.
 pub(crate) const PROTOCOL: u8 = 83;
 
 /// Metric of the ranges' routes.
 const RANGE_METRIC: u32 = u32::MAX - 1;
-
-/// Requests in flight.
-const IN_FLIGHT: usize = 256;
 
 /// Why routes are not as they should be.
 #[derive(Debug, Error)]
@@ -45,25 +45,25 @@ pub enum RouteError {
         failed: usize,
         /// The destination of the first of them.
         address: IpNet,
-        /// Its cause.
+        /// Its cause; `ENOBUFS` also where the kernel's answer was lost, so that it may have been made.
         #[source]
-        source: rtnetlink::Error,
+        source: Errno,
     },
 }
 
 /// What routes there must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteNeeds<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteNeeds {
     /// Interface index of steer0.
     pub steer_ifindex: u32,
     /// VIPs.
-    pub vips: &'a Arc<BTreeSet<IpAddr>>,
+    pub vips: Arc<BTreeSet<IpAddr>>,
     /// Ranges that VIPs are allocated from.
-    pub ranges: &'a [IpNet],
+    pub ranges: Vec<IpNet>,
     /// Addresses of the node's interfaces: they get no route, and only they can be sources.
-    pub local: &'a BTreeSet<IpAddr>,
+    pub local: BTreeSet<IpAddr>,
     /// Of the routes that no VIP needs, those that may go: the others are left over. `None`: all may.
-    pub may_go: Option<&'a BTreeSet<IpAddr>>,
+    pub may_go: Option<BTreeSet<IpAddr>>,
     /// Preferred source of IPv4; without one the kernel chooses.
     pub source_v4: Option<Ipv4Addr>,
     /// Preferred source of IPv6.
@@ -95,62 +95,26 @@ enum Op {
     Remove(IpNet),
 }
 
-/// Needs that routes were made for.
-#[derive(Debug)]
-struct Served {
-    steer_ifindex: u32,
-    vips: Arc<BTreeSet<IpAddr>>,
-    ranges: Vec<IpNet>,
-    local: BTreeSet<IpAddr>,
-    may_go: Option<BTreeSet<IpAddr>>,
-    source_v4: Option<Ipv4Addr>,
-    source_v6: Option<Ipv6Addr>,
-}
-
-impl Served {
-    fn new(needs: &RouteNeeds<'_>) -> Self {
-        Self {
-            steer_ifindex: needs.steer_ifindex,
-            vips: Arc::clone(needs.vips),
-            ranges: needs.ranges.to_vec(),
-            local: needs.local.clone(),
-            may_go: needs.may_go.cloned(),
-            source_v4: needs.source_v4,
-            source_v6: needs.source_v6,
-        }
-    }
-
-    fn needs(&self) -> RouteNeeds<'_> {
-        RouteNeeds {
-            steer_ifindex: self.steer_ifindex,
-            vips: &self.vips,
-            ranges: &self.ranges,
-            local: &self.local,
-            may_go: self.may_go.as_ref(),
-            source_v4: self.source_v4,
-            source_v6: self.source_v6,
-        }
-    }
-}
-
 /// Keeps the routes; remembers what it did, so that a small change costs little and none next to nothing.
 #[derive(Debug)]
 pub struct VipRoutes {
     netlink: Netlink,
+    bulk: Bulk,
     known: Option<BTreeMap<IpNet, Route>>,
     conflicts: BTreeSet<IpNet>,
     /// The needs of the last sync that succeeded, and what there was to tell of it.
-    served: Option<(Served, RouteReport)>,
+    served: Option<(RouteNeeds, RouteReport)>,
 }
 
 impl VipRoutes {
     /// Changes nothing yet.
     ///
     /// # Errors
-    /// No rtnetlink socket.
+    /// No rtnetlink sockets.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             netlink: Netlink::open()?,
+            bulk: Bulk::open()?,
             known: None,
             conflicts: BTreeSet::new(),
             served: None,
@@ -167,56 +131,21 @@ impl VipRoutes {
     ///
     /// # Errors
     /// Some could not be changed; call again. All others have been made.
-    pub async fn sync(&mut self, needs: &RouteNeeds<'_>) -> Result<RouteReport, RouteError> {
-        if let Some((_, report)) = self.served.as_ref().filter(|(served, _)| served.needs() == *needs) {
+    pub async fn sync(&mut self, needs: RouteNeeds) -> Result<RouteReport, RouteError> {
+        if let Some((_, report)) = self.served.as_ref().filter(|(served, _)| *served == needs) {
             return Ok(report.clone());
         }
         self.served = None;
-        let handle = self.netlink.handle().clone();
         let mut known = if let Some(known) = self.known.take() {
             known
         } else {
             self.conflicts.clear();
-            own_routes(&handle).await?
+            own_routes(self.netlink.handle()).await?
         };
-        let wanted = wanted(needs);
+        let wanted = wanted(&needs);
         self.conflicts.retain(|vip| wanted.contains_key(vip));
-        let ops = plan(&known, &wanted, &self.conflicts, needs.may_go);
-        let mut report = RouteReport::default();
-        let mut failed: Option<(usize, IpNet, rtnetlink::Error)> = None;
-        let mut results = stream::iter(ops).map(|op| run(&handle, op)).buffer_unordered(IN_FLIGHT);
-        while let Some((op, result)) = results.next().await {
-            let (Op::Add(address, _) | Op::Change(address, _) | Op::Remove(address)) = op;
-            match (op, result) {
-                (Op::Add(_, route), Ok(())) => {
-                    known.insert(address, route);
-                    report.added += 1;
-                }
-                (Op::Change(_, route), Ok(())) => {
-                    known.insert(address, route);
-                    report.changed += 1;
-                }
-                (Op::Remove(_), Ok(())) => {
-                    known.remove(&address);
-                    report.removed += 1;
-                }
-                (Op::Add(..), Err(error)) if errno(&error) == Some(libc::EEXIST) => {
-                    self.conflicts.insert(address);
-                }
-                (_, Err(error)) => {
-                    let count = failed.as_ref().map_or(0, |(count, ..)| *count);
-                    let (_, address, error) = failed.take().unwrap_or((0, address, error));
-                    failed = Some((count + 1, address, error));
-                }
-            }
-        }
-        if let Some((failed, address, source)) = failed {
-            return Err(RouteError::Change {
-                failed,
-                address,
-                source,
-            });
-        }
+        let ops = plan(&known, &wanted, &self.conflicts, needs.may_go.as_ref());
+        let mut report = self.change(&mut known, ops).await?;
         let left_over = known.keys().filter(|vip| !wanted.contains_key(vip));
         report.left_over = left_over.filter_map(single).collect();
         self.known = Some(known);
@@ -226,28 +155,52 @@ impl VipRoutes {
             conflicts: report.conflicts.clone(),
             ..RouteReport::default()
         };
-        self.served = Some((Served::new(needs), nothing_done));
+        self.served = Some((needs, nothing_done));
         Ok(report)
     }
-}
 
-/// Removes every route of ours; returns how many there were.
-pub(in crate::datapath) async fn remove_all(handle: &Handle) -> Result<usize, RouteError> {
-    let own = own_routes(handle).await?;
-    let mut results = stream::iter(own.into_keys())
-        .map(|vip| run(handle, Op::Remove(vip)))
-        .buffer_unordered(IN_FLIGHT);
-    let mut removed = 0;
-    while let Some((op, result)) = results.next().await {
-        let (Op::Add(address, _) | Op::Change(address, _) | Op::Remove(address)) = op;
-        result.map_err(|source| RouteError::Change {
-            failed: 1,
-            address,
-            source,
-        })?;
-        removed += 1;
+    /// Removes every route of ours; returns how many there were.
+    pub(in crate::datapath) async fn remove_all(&mut self) -> Result<usize, RouteError> {
+        self.distrust();
+        let mut known = own_routes(self.netlink.handle()).await?;
+        let ops = known.keys().map(|&vip| Op::Remove(vip)).collect();
+        Ok(self.change(&mut known, ops).await?.removed)
     }
-    Ok(removed)
+
+    /// Makes these changes and counts them. Where there is a route of somebody else is noted as a conflict.
+    async fn change(&mut self, known: &mut BTreeMap<IpNet, Route>, ops: Vec<Op>) -> Result<RouteReport, RouteError> {
+        let results = self.bulk.ask(ops.iter().copied().map(request)).await;
+        let mut report = RouteReport::default();
+        let mut failures = Vec::new();
+        for (op, result) in ops.into_iter().zip(results) {
+            match (op, result) {
+                (Op::Add(vip, route), Ok(())) => {
+                    known.insert(vip, route);
+                    report.added += 1;
+                }
+                (Op::Change(vip, route), Ok(())) => {
+                    known.insert(vip, route);
+                    report.changed += 1;
+                }
+                (Op::Remove(vip), Ok(()) | Err(Errno::ESRCH)) => {
+                    known.remove(&vip);
+                    report.removed += 1;
+                }
+                (Op::Add(vip, _), Err(Errno::EEXIST)) => {
+                    self.conflicts.insert(vip);
+                }
+                (Op::Add(vip, _) | Op::Change(vip, _) | Op::Remove(vip), Err(error)) => failures.push((vip, error)),
+            }
+        }
+        match failures.first() {
+            None => Ok(report),
+            Some(&(address, source)) => Err(RouteError::Change {
+                failed: failures.len(),
+                address,
+                source,
+            }),
+        }
+    }
 }
 
 /// The address of a destination that is no range.
@@ -255,14 +208,14 @@ fn single(destination: &IpNet) -> Option<IpAddr> {
     (destination.prefix_len() == destination.max_prefix_len()).then(|| destination.addr())
 }
 
-fn wanted(needs: &RouteNeeds<'_>) -> BTreeMap<IpNet, Route> {
+fn wanted(needs: &RouteNeeds) -> BTreeMap<IpNet, Route> {
     let source = |destination: &IpNet| match destination {
         IpNet::V4(_) => needs.source_v4.map(IpAddr::V4),
         IpNet::V6(_) => needs.source_v6.map(IpAddr::V6),
     };
     // The kernel refuses a source that it does not have.
     let usable = |destination: &IpNet| source(destination).filter(|address| needs.local.contains(address));
-    let vips = needs.vips.difference(needs.local).map(|vip| IpNet::from(*vip));
+    let vips = needs.vips.difference(&needs.local).map(|vip| IpNet::from(*vip));
     vips.chain(needs.ranges.iter().copied())
         .map(|destination| (destination, (needs.steer_ifindex, usable(&destination))))
         .collect()
@@ -288,17 +241,22 @@ fn plan(
     made.chain(gone).collect()
 }
 
-async fn run(handle: &Handle, op: Op) -> (Op, Result<(), rtnetlink::Error>) {
-    let result = match op {
-        Op::Add(vip, route) => handle.route().add(message(vip, Some(route))).execute().await,
+fn request(op: Op) -> NetlinkMessage<RouteNetlinkMessage> {
+    let (message, flags) = match op {
+        Op::Add(vip, route) => (
+            RouteNetlinkMessage::NewRoute(message(vip, Some(route))),
+            NLM_F_CREATE | NLM_F_EXCL,
+        ),
         // Ours is the only route to the address with this metric, so it is ours that is replaced.
-        Op::Change(vip, route) => handle.route().add(message(vip, Some(route))).replace().execute().await,
-        Op::Remove(vip) => match handle.route().del(message(vip, None)).execute().await {
-            Err(error) if errno(&error) == Some(libc::ESRCH) => Ok(()),
-            result => result,
-        },
+        Op::Change(vip, route) => (
+            RouteNetlinkMessage::NewRoute(message(vip, Some(route))),
+            NLM_F_CREATE | NLM_F_REPLACE,
+        ),
+        Op::Remove(vip) => (RouteNetlinkMessage::DelRoute(message(vip, None)), 0),
     };
-    (op, result)
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = flags;
+    request
 }
 
 fn message(destination: IpNet, route: Option<Route>) -> RouteMessage {
@@ -405,9 +363,9 @@ mod tests {
         );
         let needs = RouteNeeds {
             steer_ifindex: 7,
-            vips: &vips,
-            ranges: &[net("10.96.0.0/16")],
-            local: &local,
+            vips,
+            ranges: vec![net("10.96.0.0/16")],
+            local,
             may_go: None,
             source_v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
             // Not configured on any interface yet.

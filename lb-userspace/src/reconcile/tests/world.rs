@@ -112,11 +112,16 @@ impl Host for TestHost {
         Vec::new()
     }
 
-    async fn route(&mut self, needs: &RouteNeeds<'_>, _trust: Trust) -> Result<RouteReport, HostError> {
+    async fn route(&mut self, needs: RouteNeeds, _trust: Trust) -> Result<RouteReport, HostError> {
         let mut memory = self.memory.lock().unwrap();
         memory.order.push("route");
-        let may_stay = |address: &&IpAddr| needs.may_go.is_some_and(|free| !free.contains(*address));
-        let left_over: Vec<IpAddr> = memory.routes.difference(needs.vips).filter(may_stay).copied().collect();
+        let may_stay = |address: &&IpAddr| needs.may_go.as_ref().is_some_and(|free| !free.contains(*address));
+        let left_over: Vec<IpAddr> = memory
+            .routes
+            .difference(&needs.vips)
+            .filter(may_stay)
+            .copied()
+            .collect();
         memory.routes = needs.vips.iter().chain(&left_over).copied().collect();
         memory.route_source = needs.source_v4.map(IpAddr::V4);
         Ok(RouteReport {
