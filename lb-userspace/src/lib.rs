@@ -20,6 +20,7 @@
 //! | [`flows`] | sweeps and decodes the flow tables; creates no entry |
 //! | [`reconcile`] | the loop that joins all of them |
 //! | [`health`] | probes of the node and of its local endpoints, over HTTP |
+//! | [`heap`] | the C library's heap, kept small |
 //! | [`observe`] | counters, and the form of the log lines |
 //! | [`status`] | what is told: by a running agent over its socket, by the pins while none runs |
 //! | [`cli`] | the commands; nothing depends on it |
@@ -30,6 +31,8 @@ pub mod config;
 pub mod datapath;
 pub mod flows;
 pub mod health;
+#[cfg(target_env = "gnu")]
+pub mod heap;
 pub mod maps;
 pub mod model;
 pub mod observe;

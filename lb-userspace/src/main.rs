@@ -4,5 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(target_env = "gnu")]
+    steerway::heap::keep_small();
     steerway::cli::main(std::env::args_os(), &mut io::stdout().lock(), &mut io::stderr())
 }

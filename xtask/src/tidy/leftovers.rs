@@ -39,6 +39,7 @@ const UNSAFE: [&str; 10] = [
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/stages.rs",
     "lb-ebpf/bench/main.rs",
+    "lb-userspace/src/heap.rs",
     "lb-userspace/src/maps/mmap.rs",
     "lb-userspace/src/maps/syscall.rs",
     "tests/src/syscall.rs",
