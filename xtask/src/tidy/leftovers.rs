@@ -31,7 +31,7 @@ const PRINTING: [&str; 5] = [
 ];
 
 /// The files that may hold unsafe code.
-const UNSAFE: [&str; 10] = [
+const UNSAFE: [&str; 11] = [
     "lb-ebpf/src/packet.rs",
     "lb-ebpf/src/hops.rs",
     "lb-ebpf/src/kernel.rs",
