@@ -19,7 +19,7 @@ use crate::{exec, phases::Phases, workspace::Workspace};
 pub(super) struct Options {
     /// With three capabilities and an init container instead of all privileges.
     #[arg(long)]
-    unprivileged: bool,
+    pub(super) unprivileged: bool,
 }
 
 /// Deploys, or deploys anew.

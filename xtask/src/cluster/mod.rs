@@ -14,6 +14,7 @@ mod e2e;
 mod groups;
 mod hold;
 mod images;
+mod kind;
 mod layout;
 mod load_balancer;
 mod network;
@@ -44,6 +45,9 @@ use crate::{build, exec, phases::Phases, setup, workspace::Workspace};
 pub(crate) struct Options {
     #[command(subcommand)]
     action: Action,
+    /// A cluster of kind, in Docker's containers, instead of our own: up, deploy, kubectl, down.
+    #[arg(long, global = true)]
+    kind: bool,
     /// Everything is set up and built: the step that is left needs root.
     #[arg(long, global = true, hide = true)]
     prepared: bool,
@@ -108,7 +112,17 @@ struct Up {
     ipv4_only: bool,
 }
 
+impl Up {
+    fn families(&self) -> Families {
+        if self.ipv4_only { Families::V4 } else { Families::Dual }
+    }
+}
+
 pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<ExitCode> {
+    if options.kind {
+        kind::run(&options.action, workspace, phases)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let folders = Folders::new(workspace)?;
     if !options.prepared {
         match &options.action {
@@ -162,7 +176,7 @@ fn become_root(workspace: &Workspace) -> Result<ExitCode> {
 }
 
 fn bring_up(up: &Up, workspace: &Workspace, folders: &Folders, phases: &mut Phases) -> Result<()> {
-    let wanted = if up.ipv4_only { Families::V4 } else { Families::Dual };
+    let wanted = up.families();
     fs::create_dir_all(folders.state("log")).with_context(|| format!("cannot create {}", folders.state.display()))?;
     let file = folders.state("families");
     if file.is_file() {
