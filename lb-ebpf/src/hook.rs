@@ -133,7 +133,7 @@ pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) ->
         Stage::Note => pipeline::note(&mut packet, &tables, work, l3, hook),
         Stage::Begin => pipeline::begin(&mut packet, &tables, work, l3, hook),
         Stage::Enter => pipeline::enter(&tables, work),
-        Stage::Translate => Step::done(pipeline::translate_known(&mut packet, &tables, work, l3)),
+        Stage::Translate => Step::done(pipeline::translate_known(&mut packet, &tables, work)),
         Stage::Control => pipeline::control(&mut packet, &tables, work, l3, hook),
     };
     go_on::<H, F>(ctx, &tables, step, hook, l3)

@@ -5,7 +5,7 @@
 //! note       a hit that changes state, age or hook: noted on both halves → translate; over or gone → begin; twin lost → enter
 //! begin      frontend → source class → backend → place → a way out exists → enter
 //! enter      port → both halves into the flow table → translate
-//! translate  flow look-up → way out → rewrite → go on
+//! translate  way out → rewrite → go on
 //! control    ICMP: an error about a flow → translate both headers; ping to a VIP → answer; another protocol behind IPv6 extension
 //!            headers, if it is ours → note
 //! answer     RST, ICMP error or echo reply built in the packet that asked
@@ -130,7 +130,7 @@ pub struct Work<F: Family> {
     pub entry: Entry<F>,
     /// Another entry: the twin, or one that is evicted.
     pub spare: Entry<F>,
-    /// For [`enter`]: the state that the entry begins with.
+    /// For [`enter`]: the state that the entry begins with. For [`translate_known`]: one that tells whether it is a reply half.
     pub flow_state: u16,
     /// For [`enter`]: what is to be entered.
     pub task: Task,
@@ -175,7 +175,7 @@ pub fn process<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
             Stage::Note => note(packet, tables, &mut work, l3, HOOK),
             Stage::Begin => begin(packet, tables, &mut work, l3, HOOK),
             Stage::Enter => enter(tables, &mut work),
-            Stage::Translate => Step::done(translate_known(packet, tables, &mut work, l3)),
+            Stage::Translate => Step::done(translate_known(packet, tables, &work)),
             Stage::Control => control(packet, tables, &mut work, l3, HOOK),
         };
     }

@@ -28,7 +28,10 @@ pub fn note<F: TableFamily, P: Packet, T: Tables>(
     let spot = table::complete(tables, &mut work.entry);
     match spot.found {
         Found::Entry => match standing(tables, work, &spot, hook) {
-            Standing::Healthy => return Step::next(Stage::Translate),
+            Standing::Healthy => {
+                work.flow_state = spot.control.state;
+                return Step::next(Stage::Translate);
+            }
             Standing::TwinLost => return Step::next(Stage::Enter),
             Standing::Elsewhere => return Step::done(elsewhere(packet, tables, &work.header, &work.entry, hook)),
             Standing::Over => {
@@ -142,23 +145,10 @@ fn elsewhere<F: TableFamily, P: Packet, T: Tables>(
     Verdict::pass(Reason::OtherHook)
 }
 
-/// The stage that translates a packet whose flow is known and noted; any hook.
+/// The stage that translates a packet as the stage before left its headers and its entry in `work`; any hook.
 #[inline(always)]
-pub fn translate_known<F: TableFamily, P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    work: &mut Work<F>,
-    l3: usize,
-) -> Decided<F> {
-    let verdict = addressed(packet, tables, work, l3, 0);
-    if verdict.reason != Reason::Forward {
-        return verdict;
-    }
-    let spot = table::complete(tables, &mut work.entry);
-    if spot.found != Found::Entry {
-        return Verdict::drop(Reason::FlowBusy);
-    }
-    let reply = spot.control.state & REPLY_HALF != 0;
+pub fn translate_known<F: TableFamily, P: Packet, T: Tables>(packet: &mut P, tables: &T, work: &Work<F>) -> Decided<F> {
+    let reply = work.flow_state & REPLY_HALF != 0;
     translate(packet, tables, &work.header, work.ports, &work.entry, reply)
 }
 

@@ -19,7 +19,7 @@ const BUDGETS: [(&str, u32, u32); 8] = [
     ("note_", 8_200, 26_000),
     ("begin_", 30_000, 31_500),
     ("enter_", 55_500, 38_500),
-    ("translate_", 7_000, 25_500),
+    ("translate_", 6_200, 16_000),
     ("control_", 27_500, 33_500),
     ("answer_", 6_400, 25_500),
     // The first stage at every hook of tc.
