@@ -15,9 +15,10 @@ use std::{
     ffi::OsStr,
     path::Path,
     process::{Command, ExitCode},
+    thread,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 pub(crate) use self::report::Report;
@@ -117,12 +118,21 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
     ]);
     for binary in root {
         for last in [false, true] {
-            let command = exec::as_root(&binary.executable, &variables, "run the test suite")?;
+            let mut command = exec::as_root(&binary.executable, &variables, "run the test suite")?;
+            command.args(["--test-threads", &threads(last)?.to_string()]);
             let chosen = |test: &str| test.starts_with(LAST) == last && selection.takes(&binary.name, test);
             run_binary(binary, command, chosen, report)?;
         }
     }
     Ok(())
+}
+
+/// How many tests of the suite run at a time: most of them wait for packets now and then, [`LAST`] ones do not.
+fn threads(last: bool) -> Result<usize> {
+    let processors = thread::available_parallelism()
+        .context("the number of processors")?
+        .get();
+    Ok(if last { processors } else { processors + 1 })
 }
 
 /// Builds the binaries that hold the selected tests.
