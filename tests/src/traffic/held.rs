@@ -94,8 +94,8 @@ impl HeldConnections {
         self.timeout = timeout;
     }
 
-    /// Sends the next number on every connection and reads every echo, [`PORTION`] connections at a time. What fails is lost and not
-    /// asked again.
+    /// Sends the next number on every connection and reads every echo, some connections at a time. What fails is lost and not asked
+    /// again.
     pub fn check_all(&mut self) -> HeldReport {
         let number = self.next_number;
         self.next_number += 1;
