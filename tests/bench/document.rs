@@ -1,4 +1,4 @@
-//! The results as a document: tables with date, machine and command, and a plot beside them.
+//! The results as documents: for each section a table with date, machine and command, and a plot beside it where there is one.
 
 use std::env;
 use std::fs;
@@ -12,31 +12,33 @@ use crate::plot::{Plot, svg};
 use crate::publish;
 use crate::report::Report;
 
-/// Writes `bench.md` and `bench.svg` into a folder.
+/// Writes `SECTION.md` of each report into a folder, and `SECTION.svg` where it has a plot. Those of other sections stay.
 pub(crate) fn write(folder: &Path, reports: &[Report], rounds: usize) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let plots: Vec<Plot> = [flows(reports), services(reports), publication(reports)]
-        .into_iter()
-        .filter(|plot| !plot.lines.is_empty())
-        .collect();
-    let sections: Vec<String> = reports.iter().map(Report::markdown).collect();
+    let (date, machine) = (said("date", &["-u", "+%Y-%m-%d"])?, machine()?);
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let picture = if plots.is_empty() {
-        ""
-    } else {
-        "![cost against flows and Services](bench.svg)\n\n"
-    };
-    let text = format!(
-        "# Bench\n\nWritten by `cargo xtask bench {}` on {}; {rounds} rounds of each comparison, fewer where a section says so.\n\
-         Machine: {}.\n\nMedians; `±` is the distance between quartiles over the median. Ratios are taken round by round; one whose rounds \
-         differ by more than 5 % counts as missed.\n\n{picture}{}",
-        arguments.join(" "),
-        said("date", &["-u", "+%Y-%m-%d"])?,
-        machine()?,
-        sections.join("\n")
-    );
-    write_file(&folder.join("bench.md"), &text)?;
-    write_file(&folder.join("bench.svg"), &svg(&plots))
+    for report in reports {
+        let plots: Vec<Plot> = [flows(report), services(report), publication(report)]
+            .into_iter()
+            .filter(|plot| !plot.lines.is_empty())
+            .collect();
+        let mut picture = String::new();
+        if !plots.is_empty() {
+            let file = format!("{}.svg", report.section);
+            write_file(&folder.join(&file), &svg(&plots))?;
+            picture = format!("![{}]({file})\n\n", report.section);
+        }
+        let text = format!(
+            "# Bench: {}\n\nWritten by `cargo xtask bench {}` on {date}; {rounds} rounds of each comparison, fewer where it says so.\n\
+             Machine: {machine}.\n\nMedians; `±` is the distance between quartiles over the median. Ratios are taken round by round; one \
+             whose rounds differ by more than 5 % counts as missed.\n\n{picture}{}",
+            report.section,
+            arguments.join(" "),
+            report.markdown()
+        );
+        write_file(&folder.join(format!("{}.md", report.section)), &text)?;
+    }
+    Ok(())
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {
@@ -67,26 +69,26 @@ fn said(program: &str, arguments: &[&str]) -> Result<String> {
 
 /// The medians of rows named after numbers; nothing where a row is missing.
 fn line(
-    reports: &[Report],
+    report: &Report,
     name: &str,
     numbers: &[usize],
     row: impl Fn(usize) -> String,
 ) -> Option<(String, Vec<(f64, f64)>)> {
     let median = |number: &usize| {
-        let figures = reports.iter().find_map(|report| report.figures(&row(*number)))?;
+        let figures = report.figures(&row(*number))?;
         Some((*number as f64, figures.median()))
     };
     let points = numbers.iter().map(median).collect::<Option<Vec<_>>>()?;
     Some((name.to_owned(), points))
 }
 
-fn flows(reports: &[Report]) -> Plot {
+fn flows(report: &Report) -> Plot {
     let kinds = ["TCP v4", "TCP v6", "UDP v4"].map(|kind| {
-        line(reports, &format!("established {kind}, forward, XDP"), &SIZES, |flows| {
+        line(report, &format!("established {kind}, forward, XDP"), &SIZES, |flows| {
             format!("established {kind}, forward, {flows} flows, XDP")
         })
     });
-    let yardstick = line(reports, "one look-up, kernel LRU hash", &SIZES, |flows| {
+    let yardstick = line(report, "one look-up, kernel LRU hash", &SIZES, |flows| {
         format!("L({flows}): one look-up, kernel LRU hash")
     });
     Plot {
@@ -98,9 +100,9 @@ fn flows(reports: &[Report]) -> Plot {
     }
 }
 
-fn services(reports: &[Report]) -> Plot {
+fn services(report: &Report) -> Plot {
     let kinds = ["established", "repeated SYN"].map(|kind| {
-        line(reports, &format!("{kind}, 1,000 flows"), &[10, 10_000], |services| {
+        line(report, &format!("{kind}, 1,000 flows"), &[10, 10_000], |services| {
             format!("{kind}, 1,000 flows, {services} Services")
         })
     });
@@ -113,13 +115,13 @@ fn services(reports: &[Report]) -> Plot {
     }
 }
 
-fn publication(reports: &[Report]) -> Plot {
+fn publication(report: &Report) -> Plot {
     let sizes = publish::SIZES.map(|(services, _)| services);
     let mut lines = Vec::new();
     for side in publish::SIDES {
         for what in [publish::FIRST, publish::CHANGE] {
             let endpoints = publish::SIZES[0].1;
-            lines.extend(line(reports, &format!("{what}, {side}"), &sizes[..3], |services| {
+            lines.extend(line(report, &format!("{what}, {side}"), &sizes[..3], |services| {
                 publish::row(what, side, services, endpoints)
             }));
         }

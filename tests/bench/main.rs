@@ -40,7 +40,7 @@ struct Options {
     /// Write the figures to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write the table (bench.md) and a plot (bench.svg) into this folder.
+    /// Write the table of each section (SECTION.md), and its plot (SECTION.svg), into this folder.
     #[arg(long)]
     docs: Option<PathBuf>,
 }

@@ -235,7 +235,7 @@ impl Report {
         Some(&row.figures)
     }
 
-    /// A section of a document.
+    /// What it is about, and its rows as a table.
     pub(crate) fn markdown(&self) -> String {
         let rows = self
             .rows
@@ -243,8 +243,8 @@ impl Report {
             .map(|row| format!("| {} | {} |\n", row.name, row.cells().join(" | ")));
         let rows: String = rows.collect();
         format!(
-            "## {}\n\n{}\n\n| | measured | against | goal | |\n|---|---|---|---|---|\n{rows}",
-            self.section, self.about
+            "{}\n\n| | measured | against | goal | |\n|---|---|---|---|---|\n{rows}",
+            self.about
         )
     }
 }

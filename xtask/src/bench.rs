@@ -27,7 +27,7 @@ pub(crate) struct Options {
     /// Write the figures to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write the table (bench.md) and a plot (bench.svg) into this folder.
+    /// Write the table of each section (SECTION.md), and its plot (SECTION.svg), into this folder.
     #[arg(long)]
     docs: Option<PathBuf>,
 }

@@ -1,9 +1,10 @@
 //! What the programs may cost the kernel that takes them: instructions that the verifier walks through, their size, and their stack.
 //!
-//! Recorded on Linux 6.18 with a margin of a sixth or so for a change that is meant: who exceeds it looks why first, and then records the new figure
-//! here. The verifier gives up at a million instructions. A program has 512 bytes of stack together with all that it calls, each
-//! function rounded up to 32 (to 16 on newer kernels, which is less); stack is read from the object, as the verifier reads it: the
-//! lowest place below the frame pointer that a function names.
+//! Recorded on Linux 6.18 with a margin of a sixth or so for a change that is meant, over what builds in different folders come to (they
+//! differ by as much: symbols, and with them the order of functions, follow from a folder's name). Who exceeds it looks why first, and
+//! then records the new figure here. The verifier gives up at a million instructions. A program has 512 bytes of stack together with all
+//! that it calls, each function rounded up to 32 (to 16 on newer kernels, which is less); stack is read from the object, as the verifier
+//! reads it: the lowest place below the frame pointer that a function names.
 
 use std::collections::BTreeMap;
 
@@ -15,15 +16,15 @@ use steerway::datapath::load::OBJECT;
 
 /// By the beginning of their names: instructions verified, bytes of the program in the kernel.
 const BUDGETS: [(&str, u32, u32); 8] = [
-    ("uplink_xdp", 24_000, 34_500),
+    ("uplink_xdp", 24_500, 35_500),
     ("note_", 8_200, 26_000),
-    ("begin_", 30_000, 31_500),
+    ("begin_", 31_000, 32_000),
     ("enter_", 55_500, 38_500),
-    ("translate_", 6_200, 16_000),
-    ("control_", 27_500, 33_500),
+    ("translate_", 6_500, 16_500),
+    ("control_", 33_000, 33_500),
     ("answer_", 6_400, 25_500),
     // The first stage at every hook of tc.
-    ("", 31_000, 53_000),
+    ("", 36_000, 54_000),
 ];
 /// Bytes of stack of a chain of calls.
 const STACK: u32 = 512;

@@ -15,8 +15,8 @@ use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, endpoints};
 
 /// Services over the one backend.
 const SERVICES: usize = 4;
-/// The client's port.
-const CLIENT_PORT: u16 = 45_000;
+/// The client's port, none that the kernel gives to connections without one.
+const CLIENT_PORT: u16 = 25_000;
 
 /// Addresses of Service `number`: ClusterIP and LoadBalancer IP of each family.
 fn addresses(number: usize) -> [[String; 2]; 2] {

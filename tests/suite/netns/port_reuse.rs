@@ -10,7 +10,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::scene::{NODE_PORT, PORT, READY, Scene, at, families};
 
-const CLIENT_PORT: u16 = 47_000;
+/// None that the kernel gives to connections without one.
+const CLIENT_PORT: u16 = 27_000;
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Connects from `bind` and ends the connection by a reset.

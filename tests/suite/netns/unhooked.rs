@@ -10,8 +10,9 @@ use lb_tests::world::World;
 use super::scene::{PORT, Scene, at, families, web};
 
 const SECOND: Duration = Duration::from_secs(2);
-/// The first local port that two clients share; another for each backend, since TCP keeps a closed port for a minute.
-const CLIENT_PORT: u16 = 41_000;
+/// The first local port that two clients share; another for each backend, since TCP keeps a closed port for a minute. None that the
+/// kernel gives to connections without one, which are closed here, too.
+const CLIENT_PORT: u16 = 21_000;
 
 /// Makes `backend`, a pod or node 1 itself, the Service's only endpoint.
 #[track_caller]
