@@ -3,7 +3,7 @@
 //! In: the agent that `cargo xtask build` made, and an overlay of deploy/kustomize that names the API server. Out: a DaemonSet that
 //! is rolled out, DNS that works through it, and the proof that no kube-proxy is anywhere.
 
-use std::{thread, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
@@ -102,7 +102,12 @@ pub(super) fn no_kube_proxy(folders: &Folders) -> Result<()> {
             "kube-proxy runs on {name}"
         );
     }
-    let sets = exec::output(kubectl(folders).args(["get", "daemonsets", "--all-namespaces", "-o", IMAGES]))?;
+    no_kube_proxy_set(&mut kubectl(folders))
+}
+
+/// Fails if the cluster that `kubectl` knows has a DaemonSet of kube-proxy, by its name or its image.
+pub(super) fn no_kube_proxy_set(kubectl: &mut Command) -> Result<()> {
+    let sets = exec::output(kubectl.args(["get", "daemonsets", "--all-namespaces", "-o", IMAGES]))?;
     ensure!(
         !sets.contains("kube-proxy"),
         "the cluster has a DaemonSet of kube-proxy:\n{sets}"

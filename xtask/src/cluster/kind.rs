@@ -11,15 +11,15 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 
-use super::{Action, Up, layout::Families};
+use super::{Action, Up, deploy, images, layout::Families};
 use crate::{build, exec, phases::Phases, workspace::Workspace};
 
 /// The cluster's name; its control plane is the container `steerway-control-plane`, under which the overlays name the API server.
 const NAME: &str = "steerway";
-/// Steerway's image, as its manifests name it.
-const IMAGE: &str = "steerway:0.1.0";
+/// What Docker leaves out of an image's name.
+const REGISTRY: &str = "docker.io/library/";
 
 /// Does `action` to the cluster of kind.
 pub(super) fn run(action: &Action, workspace: &Workspace, phases: &mut Phases) -> Result<()> {
@@ -34,7 +34,7 @@ pub(super) fn run(action: &Action, workspace: &Workspace, phases: &mut Phases) -
             for (phase, mut command) in programs.deploy(&workspace.root, &workspace.agent(), options.unprivileged)? {
                 phases.time(phase, || exec::run(&mut command))?;
             }
-            phases.time("no kube-proxy", || no_kube_proxy(&programs))
+            phases.time("no kube-proxy", || deploy::no_kube_proxy_set(&mut programs.kubectl()))
         }
         Action::Kubectl { arguments } => Err(programs.kubectl().args(arguments).exec()).context("cannot start kubectl"),
         Action::E2e(_) | Action::On { .. } | Action::Worker { .. } | Action::LoadBalancer | Action::Hold(_) => {
@@ -78,15 +78,6 @@ fn configuration(workers: u8, families: Families) -> String {
         "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnetworking:\n  kubeProxyMode: none\n  ipFamily: {family}\nnodes:\n\
          - role: control-plane\n{nodes}"
     )
-}
-
-fn no_kube_proxy(programs: &Programs) -> Result<()> {
-    let sets = exec::output(programs.kubectl().args(["get", "daemonsets", "--all-namespaces"]))?;
-    ensure!(
-        !sets.contains("kube-proxy"),
-        "the cluster has a DaemonSet of kube-proxy:\n{sets}"
-    );
-    Ok(())
 }
 
 /// The programs that make and know such clusters.
@@ -139,6 +130,7 @@ impl Programs {
         } else {
             "overlay-kind"
         };
+        let name = images::STEERWAY.trim_start_matches(REGISTRY);
         // Docker takes the whole folder along.
         let folder = agent.with_extension("image");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -146,11 +138,11 @@ impl Programs {
         fs::copy(agent, &copy).with_context(|| format!("cannot copy {}", agent.display()))?;
         let mut image = Command::new(&self.docker);
         image
-            .args(["build", "-t", IMAGE, "-f"])
+            .args(["build", "-t", name, "-f"])
             .arg(root.join("deploy/Dockerfile"))
             .arg(&folder);
         let mut load = self.kind();
-        load.args(["load", "docker-image", IMAGE, "--name", NAME]);
+        load.args(["load", "docker-image", name, "--name", NAME]);
         let mut apply = self.kubectl();
         apply
             .args(["apply", "-k"])
