@@ -8,12 +8,7 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 
-use crate::{
-    build_ebpf,
-    exec::{self, Meanwhile},
-    phases::Phases,
-    workspace::Workspace,
-};
+use crate::{build_ebpf, exec, phases::Phases, test, workspace::Workspace};
 
 /// Build the agent with the kernel programs inside, target/release/steerway.
 #[derive(Debug, Args)]
@@ -33,18 +28,21 @@ pub(crate) fn build(workspace: &Workspace, phases: &mut Phases) -> Result<PathBu
 
 /// Builds the agent around a kernel object that is there.
 pub(crate) fn agent(workspace: &Workspace, phases: &mut Phases, object: &Path) -> Result<()> {
-    phases.time("build the agent", || exec::run(&mut agent_command(workspace, object)))
+    phases.time("build the agent", || {
+        let mut command = cargo_with_object(workspace, object);
+        exec::run(command.args(["build", "--release", "--locked", "-p", "steerway", "--bin", "steerway"]))
+    })
 }
 
-/// [`agent`] beside what its starter does: much of that build keeps one processor busy and no other.
-pub(crate) fn agent_meanwhile(workspace: &Workspace, object: &Path) -> Result<Meanwhile> {
-    Meanwhile::start(agent_command(workspace, object).arg("--quiet"))
-}
-
-fn agent_command(workspace: &Workspace, object: &Path) -> Command {
-    let mut command = cargo_with_object(workspace, object);
-    command.args(["build", "--release", "--locked", "-p", "steerway", "--bin", "steerway"]);
-    command
+/// Builds the agent that tests run, and returns its path: compiled as the tests are, with which it shares all but its last step.
+pub(crate) fn agent_of_tests(workspace: &Workspace, phases: &mut Phases, object: &Path) -> Result<PathBuf> {
+    phases.time("build the agent of the tests", || {
+        let mut command = cargo_with_object(workspace, object);
+        command.args(["build", "--locked"]);
+        command.args(test::PACKAGES.iter().flat_map(|package| ["-p", package]));
+        exec::run(command.args(["--bin", "steerway"]))
+    })?;
+    Ok(workspace.target.join("debug/steerway"))
 }
 
 /// Cargo, told which kernel object the agent's build script embeds.

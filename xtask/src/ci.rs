@@ -1,4 +1,4 @@
-//! `ci`: everything that has to hold before a change lands, cheapest first, then all tests.
+//! `ci`: everything that has to hold before a change lands, cheapest first, then all tests, then the demo on the agent that users get.
 //!
 //! A failed check does not hide what comes after it: each counts as one failure in the last line, which is that of
 //! `test`. The kernel crate is linted on the host, where it compiles to a stub: Debian ships no clippy for its
@@ -10,14 +10,14 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    build, build_ebpf, exec,
+    build, build_ebpf, demo, exec,
     phases::Phases,
     test::{self, Report},
     tidy,
     workspace::Workspace,
 };
 
-/// Format, tidy, lints, documentation, then all tests: what has to pass before a change lands.
+/// Format, tidy, lints, documentation, all tests, the demo: what has to pass before a change lands.
 ///
 /// The last line is `N passed, N failed`; each failed check counts as one failure.
 #[derive(Debug, Args)]
@@ -91,6 +91,8 @@ pub(crate) fn run(_options: &Options, workspace: &Workspace, phases: Phases) -> 
         ])
     });
     test::run_into(&test::Options::default(), workspace, &mut report);
+    let demo = demo::prepare(&demo::Options::default(), workspace, &mut report.phases);
+    check(&mut report, "demo", || exec::run(&mut demo?));
     report.finish()
 }
 

@@ -6,7 +6,7 @@
 use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, Result};
@@ -31,11 +31,31 @@ pub(crate) struct Options {
     #[arg(long)]
     keep: bool,
     /// How long requests are sent, over all phases.
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(6..=3600))]
+    #[arg(long, default_value_t = Self::SECONDS, value_parser = clap::value_parser!(u32).range(6..=3600))]
     seconds: u32,
 }
 
+impl Options {
+    const SECONDS: u32 = 24;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            keep: false,
+            seconds: Self::SECONDS,
+        }
+    }
+}
+
 pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<ExitCode> {
+    let mut command = prepare(options, workspace, phases)?;
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", exec::describe(&command)))
+}
+
+/// Sets up and builds what the demo needs, and returns the command that shows it.
+pub(crate) fn prepare(options: &Options, workspace: &Workspace, phases: &mut Phases) -> Result<Command> {
     setup::ensure(Scope::Demo, workspace, phases)?;
     let object = build_ebpf::build(workspace, phases)?;
     build::agent(workspace, phases, &object)?;
@@ -43,8 +63,7 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, phases: &mut Phases)
     let agent = workspace.agent();
     let mut command = exec::as_root(&demo, &[("STEERWAY_BIN", agent.as_os_str())], "make network namespaces")?;
     command.args(arguments(options));
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {}", exec::describe(&command)))
+    Ok(command)
 }
 
 fn build_demo(workspace: &Workspace, phases: &mut Phases, object: &Path) -> Result<PathBuf> {

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -20,44 +20,6 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{} ended with {status}", describe(command));
     }
     Ok(())
-}
-
-/// A command that runs beside what its starter does; ended when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Meanwhile {
-    child: Child,
-    described: String,
-}
-
-impl Meanwhile {
-    /// Starts `command` with the caller's outputs.
-    pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        let described = describe(command);
-        eprintln!("  $ {described} &");
-        let child = command
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {described}"))?;
-        Ok(Self { child, described })
-    }
-
-    /// Waits for its end. A status other than 0 is an error.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        let status = self.child.wait();
-        let status = status.with_context(|| format!("cannot wait for {}", self.described))?;
-        if !status.success() {
-            bail!("{} ended with {status}", self.described);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Meanwhile {
-    fn drop(&mut self) {
-        // Both fail where it has ended and was waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Runs `command` quietly and returns what it wrote to standard output. A status other than 0 is an error that holds
@@ -151,26 +113,6 @@ pub(crate) fn write_if_changed(file: &Path, content: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_runs_meanwhile_is_waited_for_and_its_bad_exit_is_an_error() {
-        let shell = |script: &str| Meanwhile::start(Command::new("sh").args(["-c", script])).unwrap();
-        shell("exit 0").finish().unwrap();
-        let error = shell("exit 3").finish().unwrap_err().to_string();
-        assert!(
-            error.contains("sh -c exit 3 ended with") && error.contains('3'),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn what_nobody_waits_for_is_ended() {
-        let meanwhile = Meanwhile::start(Command::new("sleep").arg("1000")).unwrap();
-        let process = PathBuf::from(format!("/proc/{}", meanwhile.child.id()));
-        assert!(process.exists());
-        drop(meanwhile);
-        assert!(!process.exists());
-    }
 
     #[test]
     fn a_bad_exit_is_an_error_with_command_status_and_what_was_said() {

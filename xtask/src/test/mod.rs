@@ -75,15 +75,10 @@ pub(crate) fn run_into(options: &Options, workspace: &Workspace, report: &mut Re
 /// The steps in order. An error means that a step could not be done: what comes after it is left out.
 ///
 /// The kernel object comes first, because the agent's crate embeds it: with the same object in every step that crate
-/// is compiled once per profile. The agent is built beside what does not need it.
+/// is compiled once. Its agent is one of the tests' profile; the one that users get has the demo.
 fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) -> Result<()> {
     setup::ensure(Scope::Test, workspace, &mut report.phases)?;
     let object = build_ebpf::build(workspace, &mut report.phases)?;
-    let agent = if selection.wants_suite() {
-        Some(build::agent_meanwhile(workspace, &object)?)
-    } else {
-        None
-    };
     let binaries = build_tests(selection, workspace, &object, report)?;
     let (root, host): (Vec<_>, Vec<_>) = binaries
         .iter()
@@ -101,12 +96,10 @@ fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) 
             run_binary(&binary, command, |test| selection.takes(&binary.name, test), report)?;
         }
     }
-    if let Some(agent) = agent {
-        report
-            .phases
-            .time("build the agent (the rest of it)", || agent.finish())?;
+    if !selection.wants_suite() {
+        return Ok(());
     }
-    let agent = workspace.agent();
+    let agent = build::agent_of_tests(workspace, &mut report.phases, &object)?;
     let kernels = setup::kernels::folder(workspace);
     let kubernetes = setup::kubernetes::folder(workspace)?;
     let mut variables: Vec<(&str, &OsStr)> = VARIABLES.map(|(name, value)| (name, value.as_ref())).to_vec();
