@@ -3,11 +3,11 @@
 //! Memory is RssAnon, its peak sampled from the start of the process on, the initial list included; tables in the kernel are no part
 //! of it. Processor time is the process's own, user and system, while nothing changes and under a hundred changes of endpoints a second.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use lb_tests::memory;
 
 use crate::cluster::{Cluster, PODS, Running, SIDES};
 use crate::figures::Figures;
@@ -15,8 +15,6 @@ use crate::report::{Report, Row};
 
 const SERVICES: usize = 10_000;
 const ENDPOINTS: u16 = 10;
-/// How often memory is looked at.
-const SAMPLE: Duration = Duration::from_millis(5);
 /// After forwarding has begun, until all is at rest.
 const REST: Duration = Duration::from_secs(3);
 /// How long processor time is counted.
@@ -81,7 +79,7 @@ fn one_round(cluster: &Cluster, side: &str, taken: &mut Taken) -> Result<()> {
         Ok(())
     })?;
     taken.peak.push(peak);
-    taken.settled.push(running.memory()?);
+    taken.settled.push(memory::anonymous(running.pid()?)? as f64 / 1e6);
     taken.idle.push(percent(&running, || {
         thread::sleep(IDLE);
         Ok(())
@@ -112,25 +110,10 @@ fn change_for(cluster: &Cluster, time: Duration) {
     }
 }
 
-/// The most memory that a side had while something was done.
+/// The most memory that a side had while something was done, in megabytes.
 fn peak_while(running: &Running, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let sampling = scope.spawn(|| -> Result<f64> {
-            let mut peak = 0.0_f64;
-            while !done.load(Ordering::Relaxed) {
-                peak = peak.max(running.memory()?);
-                thread::sleep(SAMPLE);
-            }
-            Ok(peak)
-        });
-        let worked = work();
-        done.store(true, Ordering::Relaxed);
-        let peak = sampling
-            .join()
-            .unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-        worked.and(peak)
-    })
+    let (worked, most) = memory::most_while(running.pid()?, work)?;
+    worked.map(|()| most as f64 / 1e6)
 }
 
 /// How much of one processor a side used while something was done, in percent.

@@ -43,6 +43,7 @@
 pub mod agent;
 pub mod assert;
 pub mod kubernetes;
+pub mod memory;
 pub mod netfilter;
 pub mod netns;
 pub mod objects;

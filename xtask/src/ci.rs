@@ -1,10 +1,14 @@
-//! `ci`: everything that has to hold before a change lands, cheapest first, then all tests, then the demo on the agent that users get.
+//! `ci`: everything that has to hold before a change lands, cheapest first, then all tests, then the demo and Kubernetes' own
+//! tests in a cluster, on the agent that users get.
 //!
 //! A failed check does not hide what comes after it: each counts as one failure in the last line, which is that of
 //! `test`. The kernel crate is linted on the host, where it compiles to a stub: Debian ships no clippy for its
 //! compiler.
 
-use std::process::ExitCode;
+use std::{
+    env,
+    process::{Command, ExitCode},
+};
 
 use anyhow::Result;
 use clap::Args;
@@ -17,9 +21,9 @@ use crate::{
     workspace::Workspace,
 };
 
-/// Format, tidy, lints, documentation, all tests, the demo: what has to pass before a change lands.
+/// Format, tidy, lints, documentation, all tests, the demo, a cluster: what has to pass before a change lands.
 ///
-/// The last line is `N passed, N failed`; each failed check counts as one failure.
+/// The cluster is that of `cargo xtask cluster`: one that is up is used, and taken down. The last line is `N passed, N failed`; each failed check counts as one failure.
 #[derive(Debug, Args)]
 pub(crate) struct Options {}
 
@@ -93,7 +97,17 @@ pub(crate) fn run(_options: &Options, workspace: &Workspace, phases: Phases) -> 
     test::run_into(&test::Options::default(), workspace, &mut report);
     let demo = demo::prepare(&demo::Options::default(), workspace, &mut report.phases);
     check(&mut report, "demo", || exec::run(&mut demo?));
+    cluster(&mut report);
     report.finish()
+}
+
+/// A real cluster from beginning to end, by the commands that people use; what was made of it is taken away also where a step fails.
+fn cluster(report: &mut Report) {
+    for arguments in [&["up"][..], &["deploy"], &["e2e", "short"], &["down"]] {
+        check(report, &format!("cluster {}", arguments.join(" ")), || {
+            exec::run(Command::new(env::current_exe()?).arg("cluster").args(arguments))
+        });
+    }
 }
 
 /// Runs one check as a phase and counts its failure.

@@ -228,6 +228,13 @@ fn side<F: Family, T: SetRef>(set: T, at: usize, version: u64, different: &mut u
     F::side_from(|i| words[i])
 }
 
+/// The service port id in a meta word.
+#[inline(always)]
+#[must_use]
+pub const fn service(meta: u64) -> u32 {
+    (meta >> 16) as u32
+}
+
 /// Rewrite and place of the slot at `base`; `None` when a word has another version (the slot is changing).
 #[inline(always)]
 pub fn read<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<(Rewrite<F>, Place)> {
@@ -242,7 +249,7 @@ pub fn read<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<(
     let place = Place {
         hooks: meta as u8,
         way: (meta >> 8) as u8,
-        service: (meta >> 16) as u32,
+        service: service(meta),
         backend: backend & PAYLOAD_MASK,
     };
     Some((Rewrite { src, dst }, place))

@@ -102,7 +102,7 @@ pub(super) fn print(out: &mut dyn Write, services: &[ServiceItem], wide: bool) -
         "ENDPOINTS",
     ];
     if wide {
-        headers.extend(["AFFINITY", "RANGES", "TOPOLOGY"]);
+        headers.extend(["AFFINITY", "RANGES", "TOPOLOGY", "FLOWS"]);
     }
     let mut table = Table::new(&headers);
     for s in services {
@@ -122,7 +122,8 @@ pub(super) fn print(out: &mut dyn Write, services: &[ServiceItem], wide: bool) -
         if wide {
             let affinity = s.affinity_seconds.map(|seconds| format!("ClientIP({seconds}s)"));
             let topology = s.topology.clone().unwrap_or_default();
-            row.extend([affinity.unwrap_or_default(), s.source_ranges.join(","), topology]);
+            let flows = s.flows.map_or_else(unknown, |flows| flows.to_string());
+            row.extend([affinity.unwrap_or_default(), s.source_ranges.join(","), topology, flows]);
         }
         table.push(row);
     }

@@ -256,7 +256,9 @@ fn from_pins() -> Vec<ServiceItem> {
 
 #[test]
 fn services_read_like_this() {
-    let items = service_items(&desired(), &ServiceFilter::default());
+    let desired = desired();
+    let flows = desired.service_ports.keys().take(1).map(|key| (key.clone(), 7)).collect();
+    let items = service_items(&desired, Some(&flows), &ServiceFilter::default());
     let text = printed(|out| services::print(out, &items, false));
     let expected = "\
 NAMESPACE   NAME         TYPE        PROTOCOL   FRONTENDS              POLICY            ENDPOINTS
@@ -265,17 +267,17 @@ default     web:http     NodePort    TCP/IPv4   10.96.0.1:80,*:30080   Cluster/L
 ";
     assert_eq!(text, expected);
     let wide = printed(|out| services::print(out, &items, true));
-    let tails: Vec<&str> = wide
-        .lines()
-        .filter_map(|line| line.split_once(" 2/4 "))
-        .map(|(_, tail)| tail.trim_start())
-        .collect();
-    assert_eq!(tails, ["ClientIP(10800s)   <none>   <none>"], "{wide}");
+    let tail = |endpoints: &str| {
+        let found = wide.lines().find_map(|line| line.split_once(endpoints));
+        found.map(|(_, tail)| tail.split_whitespace().collect::<Vec<_>>())
+    };
+    assert_eq!(tail(" 2/4 "), Some(vec!["ClientIP(10800s)", "<none>", "<none>", "0"]), "{wide}");
+    assert_eq!(tail(" 0/0 "), Some(vec!["<none>", "<none>", "<none>", "7"]), "{wide}");
 }
 
 #[test]
 fn backends_tell_of_each_endpoint_why_it_is_used_or_not() {
-    let items = service_items(&desired(), &ServiceFilter::default());
+    let items = service_items(&desired(), None, &ServiceFilter::default());
     let text = printed(|out| backends::print(out, &items, false));
     let expected = "\
 NAMESPACE   SERVICE    PROTOCOL   ENDPOINT        NODE            STATE         USED   WHY
@@ -296,7 +298,7 @@ default     web:http   TCP/IPv4   10.0.0.4:8080   node-a (this)   NotReady      
 
 #[test]
 fn pins_tell_the_same_services_without_what_only_the_agent_knows() {
-    let (pinned, mut known) = (from_pins(), service_items(&desired(), &ServiceFilter::default()));
+    let (pinned, mut known) = (from_pins(), service_items(&desired(), None, &ServiceFilter::default()));
     assert_eq!(pinned.len(), 2);
     for item in &mut known {
         item.endpoints.retain(|e| e.used);
@@ -378,7 +380,7 @@ impl Answers for Fake {
     }
 
     fn services(&self, filter: &ServiceFilter) -> Vec<ServiceItem> {
-        service_items(&desired(), filter)
+        service_items(&desired(), None, filter)
     }
 
     async fn programmed(&self) -> u64 {

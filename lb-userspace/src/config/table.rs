@@ -358,7 +358,7 @@ pub const SETTINGS: &[Setting] = &[
         Switch,
         "BOOL",
         "false",
-        "Metrics of each service port, too: four series a port",
+        "Metrics of each service port, too: five series a port",
     ),
     setting(
         Agent,

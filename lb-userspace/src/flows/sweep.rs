@@ -15,7 +15,7 @@ use lb_common::family::{Side, V4, V6};
 use lb_common::flow::slot::{self, Words};
 use lb_common::flow::state::{Control, DATAGRAM, FREE, LIVE, REPLY_HALF, SHARED, class, timeout_word};
 use lb_common::hash;
-use lb_common::layout::{SET_SLOTS, VERSION_MASK, config};
+use lb_common::layout::{SERVICES, SET_SLOTS, VERSION_MASK, config};
 use lb_common::pipeline::Hook;
 
 use super::{each_slot, find, live, slots};
@@ -44,6 +44,8 @@ pub struct FlowCounts {
 pub struct Swept {
     /// What flows refer to.
     pub referred: Referred,
+    /// Service port ids that have flows, with their number; sorted.
+    pub services: Vec<(u32, u32)>,
     /// IPv4.
     pub v4: FlowCounts,
     /// IPv6.
@@ -66,6 +68,8 @@ struct Pass<'a, F: TableFamily> {
     now: u32,
     counts: FlowCounts,
     referred: &'a mut Referred,
+    /// Flows by service port id.
+    services: &'a mut [u32],
     family: std::marker::PhantomData<F>,
 }
 
@@ -74,10 +78,17 @@ impl Sweeper {
     pub fn sweep(&mut self, store: &dyn MapStore, now: u32) -> Swept {
         let backends = store.words(Table::Backends).len() / Table::Backends.value_words();
         let mut referred = Referred::none(backends);
+        let mut services = vec![0; SERVICES as usize];
         let [v4, v6] = &mut self.writing;
-        let v4 = Pass::<V4>::new(store, now, &mut referred).run(v4);
-        let v6 = Pass::<V6>::new(store, now, &mut referred).run(v6);
-        Swept { referred, v4, v6 }
+        let v4 = Pass::<V4>::new(store, now, &mut referred, &mut services).run(v4);
+        let v6 = Pass::<V6>::new(store, now, &mut referred, &mut services).run(v6);
+        let services = (0..).zip(services).filter(|(_, flows)| *flows > 0).collect();
+        Swept {
+            referred,
+            services,
+            v4,
+            v6,
+        }
     }
 }
 
@@ -107,7 +118,7 @@ fn host_destination<F: TableFamily>(set: WordSet<'_>, base: usize, control: Cont
 }
 
 impl<'a, F: TableFamily> Pass<'a, F> {
-    fn new(store: &'a dyn MapStore, now: u32, referred: &'a mut Referred) -> Self {
+    fn new(store: &'a dyn MapStore, now: u32, referred: &'a mut Referred, services: &'a mut [u32]) -> Self {
         let mut timeouts = [0; config::WORDS];
         for (index, word) in timeouts.iter_mut().enumerate() {
             *word = store.words(Table::Config).load(index);
@@ -120,6 +131,7 @@ impl<'a, F: TableFamily> Pass<'a, F> {
             now,
             counts: FlowCounts::default(),
             referred,
+            services,
             family: std::marker::PhantomData,
         }
     }
@@ -172,6 +184,10 @@ impl<'a, F: TableFamily> Pass<'a, F> {
             self.referred
                 .host_destinations
                 .extend(host_destination::<F>(set, base, control));
+            let service = slot::service(set.load(base + Words::meta::<F>()));
+            if let Some(count) = self.services.get_mut(service as usize) {
+                *count += 1;
+            }
             if let Some(count) = self.counts.flows.get_mut(class(control.state) as usize) {
                 *count += 1;
             }

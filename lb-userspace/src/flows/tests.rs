@@ -195,7 +195,9 @@ fn the_sweep_tells_what_flows_refer_to() {
     let store = store();
     insert(&store, 0, 1000, 17, REPLIED | ESTABLISHED);
     insert(&store, 0, 1001, 18, 0);
-    let referred = Sweeper::default().sweep(&store, 100).referred;
+    let swept = Sweeper::default().sweep(&store, 100);
+    assert_eq!(swept.services, [(3, 1)], "one flow of service port 3");
+    let referred = swept.referred;
     assert_eq!(
         (referred.backends.count(), referred.backends.contains(17)),
         (1, true),

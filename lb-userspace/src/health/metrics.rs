@@ -181,11 +181,12 @@ fn metrics(report: &Report, services: Option<&[ServiceItem]>, facts: &Facts, pro
     page.0
 }
 
-/// Endpoints of each service port by whether new flows may get them, and by state.
+/// Endpoints of each service port by whether new flows may get them, and by state; and its flows.
 fn of_services(page: &mut Page, services: &[ServiceItem]) {
-    const NAME: &str = "steerway_service_endpoints";
+    const ENDPOINTS: &str = "steerway_service_endpoints";
+    const FLOWS: &str = "steerway_service_flows";
     page.begin(
-        NAME,
+        ENDPOINTS,
         "gauge",
         "Endpoints of a service port, by use on this node and state.",
     );
@@ -193,18 +194,27 @@ fn of_services(page: &mut Page, services: &[ServiceItem]) {
         for (used, ready) in [(true, true), (true, false), (false, true), (false, false)] {
             let endpoints = service.endpoints.iter().filter(|e| e.used == used);
             let count = endpoints.filter(|e| (e.state == "Ready") == ready).count();
-            let labels = [
-                ("namespace", service.namespace.as_str()),
-                ("service", &service.name),
-                ("port", &service.port_name),
-                ("protocol", &service.protocol),
-                ("ip_family", &service.family),
-                ("used", if used { "yes" } else { "no" }),
-                ("ready", if ready { "yes" } else { "no" }),
-            ];
-            page.sample(NAME, &labels, count);
+            let answer = |yes| if yes { "yes" } else { "no" };
+            let state = [("used", answer(used)), ("ready", answer(ready))];
+            let labels: Vec<_> = port_labels(service).into_iter().chain(state).collect();
+            page.sample(ENDPOINTS, &labels, count);
         }
     }
+    page.begin(FLOWS, "gauge", "Flows through a service port, as of the last sweep.");
+    for (service, flows) in services.iter().filter_map(|service| Some((service, service.flows?))) {
+        page.sample(FLOWS, &port_labels(service), flows);
+    }
+}
+
+/// What tells a service port from others.
+fn port_labels(service: &ServiceItem) -> [(&'static str, &str); 5] {
+    [
+        ("namespace", &service.namespace),
+        ("service", &service.name),
+        ("port", &service.port_name),
+        ("protocol", &service.protocol),
+        ("ip_family", &service.family),
+    ]
 }
 
 fn of_kube_proxy(page: &mut Page, facts: &Facts, probes: &ProbeCounts) {
@@ -349,6 +359,7 @@ mod tests {
             name: "web".to_owned(),
             protocol: "TCP".to_owned(),
             family: "IPv4".to_owned(),
+            flows: Some(5),
             endpoints: vec![
                 endpoint(true, "Ready"),
                 endpoint(false, "NotReady"),
@@ -358,6 +369,7 @@ mod tests {
         };
         let other = ServiceItem {
             name: "other".to_owned(),
+            flows: None,
             ..service.clone()
         };
         let (facts, probes) = (Facts::default(), ProbeCounts::default());
@@ -367,8 +379,11 @@ mod tests {
         for line in [
             format!("steerway_service_endpoints{{{labels},used=\"yes\",ready=\"yes\"}} 1"),
             format!("steerway_service_endpoints{{{labels},used=\"no\",ready=\"no\"}} 2"),
+            format!("steerway_service_flows{{{labels}}} 5"),
         ] {
             assert!(series.contains(&line.as_str()), "{line} is not in\n{text}");
         }
+        let flows = series.iter().filter(|line| line.starts_with("steerway_service_flows"));
+        assert_eq!(flows.count(), 1, "what is not known is not told");
     }
 }

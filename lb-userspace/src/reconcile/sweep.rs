@@ -35,6 +35,7 @@ impl Sweep for FlowSweep {
             flows: [("IPv4", &swept.v4), ("IPv6", &swept.v6)]
                 .map(|(family, counts)| summary(family, counts))
                 .into(),
+            services: swept.services,
             referred: swept.referred,
         })
     }

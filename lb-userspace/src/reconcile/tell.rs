@@ -124,6 +124,7 @@ impl<H: Host> Reconciler<H> {
             }
             state.flows = flows;
             state.flow_tables = swept.fill;
+            state.service_flows = Some(swept.services.into());
         });
     }
 

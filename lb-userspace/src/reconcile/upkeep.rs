@@ -29,6 +29,8 @@ pub struct Swept {
     pub fill: Vec<TableFill>,
     /// Flows by family and class.
     pub flows: Vec<FlowSummary>,
+    /// Flows by service port id.
+    pub services: Vec<(u32, u32)>,
 }
 
 /// Looks through the flow tables and frees what has timed out.

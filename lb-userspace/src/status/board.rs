@@ -15,8 +15,9 @@ use super::server::Answers;
 use super::services::service_items;
 use crate::clock::{Instant, now};
 use crate::maps::MapStore;
-use crate::model::{DesiredState, Rejection};
+use crate::model::{DesiredState, Rejection, ServicePortKey};
 use crate::observe::{Figures, reason_counters};
+use crate::plan::parse_service_port_name;
 use crate::source::{FileError, SourceHandle};
 
 /// What the loop tells.
@@ -74,6 +75,8 @@ pub struct State {
     pub flow_tables: Vec<TableFill>,
     /// Flows by family and class, as of the last sweep.
     pub flows: Vec<FlowSummary>,
+    /// Flows by service port id, as of the last sweep; service ports without any are left out.
+    pub service_flows: Option<Arc<[(u32, u32)]>>,
     /// What is desired, as of the last cycle that ended well.
     pub desired: Option<Arc<DesiredState>>,
 }
@@ -163,6 +166,15 @@ impl Board {
         self.store.get_or_init(|| store);
     }
 
+    /// Numbers of flows by service port, from those by id; `None` where the names of the ids cannot be read.
+    fn by_name(&self, flows: &[(u32, u32)]) -> Option<BTreeMap<ServicePortKey, u32>> {
+        let names = self.store.get()?.names().ok()?;
+        let named = flows
+            .iter()
+            .filter_map(|(id, flows)| Some((parse_service_port_name(names.get(id)?)?, *flows)));
+        Some(named.collect())
+    }
+
     fn counters(&self) -> (BTreeMap<String, u64>, Option<String>) {
         match self.store.get().map(|store| reason_counters(store.as_ref())) {
             None => (BTreeMap::new(), None),
@@ -222,8 +234,13 @@ impl Answers for Board {
     }
 
     fn services(&self, filter: &ServiceFilter) -> Vec<ServiceItem> {
-        let desired = self.state.borrow().desired.clone();
-        desired.map_or_else(Vec::new, |desired| service_items(&desired, filter))
+        let (desired, flows) = {
+            let state = self.state.borrow();
+            (state.desired.clone(), state.service_flows.clone())
+        };
+        let Some(desired) = desired else { return Vec::new() };
+        let flows = flows.and_then(|flows| self.by_name(&flows));
+        service_items(&desired, flows.as_ref(), filter)
     }
 
     async fn programmed(&self) -> u64 {

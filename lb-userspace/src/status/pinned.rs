@@ -187,6 +187,7 @@ pub(crate) fn services_of(dump: &Dump, filter: &ServiceFilter) -> Vec<ServiceIte
             external_traffic_policy: Some(policy(BLOCK_EXTERNAL_LOCAL).to_owned()),
             affinity_seconds: (affinity != 0).then_some(affinity),
             source_ranges: ranges.collect(),
+            flows: None,
             endpoints: backends.remove(&id).unwrap_or_default(),
         };
         found.insert(key, item);

@@ -306,6 +306,9 @@ pub struct ServiceItem {
     /// `loadBalancerSourceRanges` that apply to this family.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub source_ranges: Vec<String>,
+    /// Flows that go through it, as of the last look through the flow tables; absent before the first and where only the pins were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<u32>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointItem>,
 }

@@ -1,5 +1,7 @@
 //! Service ports for people: what the model decided, as [`ServiceItem`]s.
 
+use std::collections::BTreeMap;
+
 use crate::model::{
     Backend, BackendSet, Choice, DesiredState, FrontendKind, ServicePort, ServicePortKey, SourceRanges, Topology,
     TrafficPolicy, WhyUnused,
@@ -8,15 +10,22 @@ use crate::model::{
 use super::report::{EndpointItem, FrontendItem, ServiceFilter, ServiceItem};
 
 /// The service ports that pass the filter, by namespace, name, port, protocol and family.
-pub(crate) fn service_items(desired: &DesiredState, filter: &ServiceFilter) -> Vec<ServiceItem> {
+///
+/// `flows` are the numbers of flows of those that have any, where they are known.
+pub(crate) fn service_items(
+    desired: &DesiredState,
+    flows: Option<&BTreeMap<ServicePortKey, u32>>,
+    filter: &ServiceFilter,
+) -> Vec<ServiceItem> {
     let wanted = desired
         .service_ports
         .iter()
         .filter(|(key, _)| filter.admits(&key.namespace, &key.name));
-    wanted.map(|(key, port)| service(key, port)).collect()
+    let of = |key| flows.map(|flows| flows.get(key).copied().unwrap_or(0));
+    wanted.map(|(key, port)| service(key, port, of(key))).collect()
 }
 
-fn service(key: &ServicePortKey, port: &ServicePort) -> ServiceItem {
+fn service(key: &ServicePortKey, port: &ServicePort, flows: Option<u32>) -> ServiceItem {
     ServiceItem {
         namespace: key.namespace.as_ref().into(),
         name: key.name.as_ref().into(),
@@ -42,6 +51,7 @@ fn service(key: &ServicePortKey, port: &ServicePort) -> ServiceItem {
         external_traffic_policy: Some(policy_name(port.external_policy).to_owned()),
         affinity_seconds: port.affinity_seconds,
         source_ranges: ranges(&port.source_ranges),
+        flows,
         endpoints: port
             .backends
             .iter()

@@ -68,7 +68,8 @@ impl Running {
         })
     }
 
-    fn pid(&self) -> Result<u32> {
+    /// The process's id.
+    pub(crate) fn pid(&self) -> Result<u32> {
         match &self.process {
             Process::Steerway(agent) => agent.pid().context("an agent that runs"),
             Process::KubeProxy(child, _) => Ok(child.id()),
@@ -122,16 +123,6 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    /// Anonymous memory that is resident, in megabytes.
-    pub(crate) fn memory(&self) -> Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?)).context("a process that runs")?;
-        let kilobytes = text.lines().find_map(|line| {
-            let value = line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?;
-            value.parse::<f64>().ok()
-        });
-        Ok(kilobytes.context("no RssAnon")? / 1e3)
     }
 
     /// Seconds that it has had of processors.

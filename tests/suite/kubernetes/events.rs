@@ -1,6 +1,7 @@
 //! Events of the agent: what an operator must know stands on the object, once when it comes, changes and ends. And what a scrape tells.
 
 use lb_tests::assert::{OnFailure, eventually};
+use lb_tests::traffic::HeldConnections;
 use lb_tests::world::World;
 use serde_json::{Value, json};
 
@@ -185,10 +186,15 @@ fn a_scrape_tells_how_long_endpoints_take_and_stays_small() {
     scene.agents[0].set_arguments(&["--service-metrics"]);
     scene.agents[0].restart();
     scene.settle();
-    eventually(LIMIT, "a series of the Service", || {
+    let _held = HeldConnections::start(scene.world.pod("pod1-1"), at("10.96.0.40", 80), 3);
+    let port = r#"namespace="default",service="chosen",port="http",protocol="TCP",ip_family="IPv4""#;
+    let lines = [
+        format!(r#"steerway_service_endpoints{{{port},used="yes",ready="yes"}} 1"#),
+        format!("steerway_service_flows{{{port}}} 3"),
+    ];
+    eventually(LIMIT, "the series of the Service", || {
         let text = scrape();
-        let line = "steerway_service_endpoints{namespace=\"default\",service=\"chosen\",port=\"http\",protocol=\"TCP\",ip_family=\"IPv4\",used=\"yes\",ready=\"yes\"} 1";
-        if text.lines().any(|found| found == line) {
+        if lines.iter().all(|line| text.lines().any(|found| found == line)) {
             Ok(())
         } else {
             Err(text)

@@ -13,6 +13,7 @@ mod health;
 mod lists;
 mod migration;
 mod outage;
+mod scale;
 mod services;
 
 use std::collections::BTreeMap;

@@ -143,6 +143,7 @@ impl Sweep for EmptySweep {
             referred: Referred::none(backends),
             fill: Vec::new(),
             flows: Vec::new(),
+            services: Vec::new(),
         })
     }
 }
