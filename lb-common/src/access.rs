@@ -202,7 +202,7 @@ pub trait Tables: Sized {
     fn remember_fragment<F: TableFamily>(&self, key: &FragmentKey, ports: u64);
     /// Route to `daddr` for a packet that came in by `ifindex`, of `length` bytes at layer 3.
     fn route<F: TableFamily>(&self, ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr>;
-    /// As [`Tables::route`], perhaps as it was up to a second ago, and perhaps without a source: for packets of known flows.
+    /// As [`Tables::route`], perhaps as it was up to a second ago.
     #[inline(always)]
     fn recent_route<F: TableFamily>(
         &self,

@@ -1,6 +1,6 @@
-//! Next hops that this CPU sent to within the last second, so that a packet of a known flow costs no route look-up.
+//! Next hops that this CPU sent to within the last second, so that most packets cost no route look-up.
 //!
-//! In: a question as [`kernel::route`] takes it. Out: its answer, without the source, perhaps a second old. An answer is kept
+//! In: a question as [`kernel::route`] takes it. Out: its answer, perhaps a second old. An answer is kept
 //! only where it is a way out with an MTU; it is dropped after a second, when another question takes its place, and at once
 //! when user space has seen a change of routes, rules, neighbours, addresses or links (the word of the map `epoch` rises). A packet
 //! that is larger than the MTU that was found asks anew. Slots are per CPU: nothing here contends.
@@ -23,8 +23,8 @@ use crate::maps::MMAPABLE;
 #[btf_map(name = "epoch")]
 static EPOCH: Array<u64, 1, MMAPABLE> = Array::new();
 
-/// Slots of [`HOPS`], a power of two.
-const SLOTS: u32 = 1 << 10;
+/// Slots of [`HOPS`], a power of two: of two hundred ways one in twenty shares its slot with another.
+const SLOTS: u32 = 1 << 12;
 
 /// The slots.
 #[btf_map(name = "hops")]
@@ -45,9 +45,10 @@ struct Hop {
     /// The sender's MAC address.
     from: u64,
     next: [u64; 2],
+    source: [u64; 2],
 }
 
-/// As [`kernel::route`], perhaps as it was up to a second (`hz` jiffies) ago, and without a source.
+/// As [`kernel::route`], perhaps as it was up to a second (`hz` jiffies) ago.
 #[inline(always)]
 pub(crate) fn route<F: TableFamily>(
     ctx: *mut c_void,
@@ -57,7 +58,8 @@ pub(crate) fn route<F: TableFamily>(
     length: u16,
     hz: u64,
 ) -> Route<F::Addr> {
-    let slot = (hash::bit::<F>(saddr) ^ hash::bit::<F>(daddr).rotate_left(5)) & (SLOTS - 1);
+    // The lower bits of both count; equal addresses do not cancel out.
+    let slot = (hash::bit::<F>(daddr).wrapping_mul(33) ^ hash::bit::<F>(saddr)) & (SLOTS - 1);
     let (Some(hop), Some(epoch)) = (HOPS.get_ptr_mut(slot), EPOCH.get(0)) else {
         return kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     };
@@ -81,7 +83,7 @@ pub(crate) fn route<F: TableFamily>(
             kind: RouteKind::Via,
             ifindex: hop.devices as u32,
             next_hop: F::from_words(hop.next),
-            source: F::Addr::default(),
+            source: F::from_words(hop.source),
             mtu: 0,
             macs: Macs {
                 to: hop.to << 16 >> 16,
@@ -96,6 +98,7 @@ pub(crate) fn route<F: TableFamily>(
         hop.to = (route.mtu as u64) << 48 | route.macs.to;
         hop.from = route.macs.from;
         hop.next = F::to_words(route.next_hop);
+        hop.source = F::to_words(route.source);
         hop.src = src;
         hop.dst = dst;
         hop.devices = (ifindex as u64) << 32 | route.ifindex as u64;

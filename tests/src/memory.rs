@@ -27,7 +27,7 @@ pub fn anonymous(pid: u32) -> io::Result<u64> {
 pub fn most_while<T>(pid: u32, work: impl FnOnce() -> T) -> io::Result<(T, u64)> {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let sampling = scope.spawn(|| {
+        let sampling = scope.spawn(|| -> io::Result<u64> {
             let mut most = anonymous(pid)?;
             while !done.load(Ordering::Relaxed) {
                 thread::sleep(SAMPLE);

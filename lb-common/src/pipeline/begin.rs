@@ -120,7 +120,7 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         NewSource::Frontend => entry.rewrite.src.addr = entry.key.dst.addr,
         NewSource::Node => {
             let length = forward::whole_length(packet, header);
-            let route = tables.route::<F>(packet.ifindex(), F::Addr::default(), backend.side.addr, length);
+            let route = tables.recent_route::<F>(packet.ifindex(), F::Addr::default(), backend.side.addr, length);
             let exit = forward::via(packet, header, &route);
             if !exit.leaves {
                 return limited(tables, header, tcp_flags, exit.verdict);
