@@ -6,11 +6,14 @@ use std::time::Duration;
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{bulk_transfer, path_mtu};
+use lb_tests::world::{PodRouting, World};
 
 use super::scene::{Addresses, NODE_PORT, PORT, Scene, at, families};
 
 /// MTU of the narrow link: the smallest of IPv6.
 const NARROW: u32 = 1280;
+/// MTU of a tunnel over links of 1500 bytes.
+const TUNNEL: u32 = 1450;
 const BYTES: u64 = 3_000_000;
 
 /// A scene with one backend.
@@ -55,6 +58,35 @@ pub(super) fn clients_learn(usual: impl Fn() -> Scene) {
             let to = at(addresses.cluster, PORT);
             let learnt = transfer(&scene.world.node(1).ns, to, backend);
             assert_eq!(learnt, NARROW, "the node learnt of the link to {backend} behind {to}");
+        }
+    }
+}
+
+#[test]
+fn clients_outside_and_the_node_learn_of_the_tunnel_to_the_backend() {
+    // The pods announce more than the tunnel carries, so that only an error can tell.
+    let builder = World::builder().routing(PodRouting::Vxlan).pod_mtu(1500);
+    let scene = scene_over(Scene::of(&builder, &[]), "pod2-1");
+    let _dump = OnFailure::of(&scene.world);
+    let (client, node, pod) = (
+        &scene.world.client().ns,
+        &scene.world.node(1).ns,
+        scene.world.pod("pod2-1"),
+    );
+    for addresses in families() {
+        let [node_port, balancer] = frontends(&scene, addresses);
+        for (who, from, to) in [
+            ("the client", client, node_port),
+            ("the client", client, balancer),
+            ("the node", node, node_port),
+            ("the node", node, balancer),
+            ("the node", node, at(addresses.cluster, PORT)),
+        ] {
+            let learnt = transfer(from, to, "pod2-1");
+            assert_eq!(learnt, TUNNEL, "{who} learnt of the tunnel behind {to}");
+            // What it has learnt of its own way back would be announced.
+            pod.ns.ip("-4 route flush cache");
+            pod.ns.ip("-6 route flush cache");
         }
     }
 }
