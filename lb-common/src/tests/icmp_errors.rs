@@ -82,6 +82,14 @@ impl Flow {
         }
     }
 
+    /// How an error about a reply goes on to the backend, and out of which device.
+    fn to_the_backend(self) -> (Action, u32) {
+        match self {
+            Self::Through | Self::HostAway => (Action::Neighbour, UPLINK),
+            Self::PodToPod | Self::Inwards => (Action::Pass, 0),
+        }
+    }
+
     /// Sends a packet of the client's and returns it as the backend sees it.
     fn forward(self, node: &Node, look: &Look) -> Sent {
         let packet = look.packet(self.client(node), self.frontend(node));
@@ -186,10 +194,10 @@ proptest! {
 
     #[test]
     fn an_error_about_a_reply_reaches_the_backend_and_quotes_what_the_backend_sent(
-        look in look(), answer in look(), v6: bool, at in 0usize..9, from_router: bool,
+        look in look(), answer in look(), v6: bool, flow in prop::sample::select(Flow::ALL.to_vec()),
+        at in 0usize..9, from_router: bool,
     ) {
         let node = Node::standard(v6);
-        let flow = Flow::Through;
         let answer = answer.with_protocol_of(&look);
         let seen = flow.forward(&node, &look).decoded();
         let seen = (seen.ip.source, seen.source_port().expect("a port"));
@@ -199,10 +207,12 @@ proptest! {
         let (client, frontend) = (flow.client(&node), flow.frontend(&node));
         let kinds = kinds(v6);
         let kind = kinds[at % kinds.len()];
+        // A pod and a process of the host have no router before them.
+        let from_router = from_router && matches!(flow, Flow::Through | Flow::Inwards);
         let sender = if from_router { node.at.router() } else { client.0 };
         let sent = node.send(flow.forward_hook(), &error(sender, frontend.0, kind, &reply.buffer.wire()[L3..], usize::MAX));
         let from = if from_router { sender } else { seen.0 };
-        check(&sent, (Action::Neighbour, UPLINK), from, backend.0, kind);
+        check(&sent, flow.to_the_backend(), from, backend.0, kind);
         let quoted = quotation(&sent.buffer.wire(), v6);
         let original = with_ttl_of(&answer.packet(backend, seen), &quoted, v6);
         prop_assert_eq!(&quoted, &original[..quoted.len()]);

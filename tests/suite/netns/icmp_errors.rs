@@ -1,6 +1,7 @@
 //! ICMP errors about datagrams through VIPs, as the sender's socket is told them: about the VIP it asked, by whoever said it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lb_tests::assert::OnFailure;
@@ -140,6 +141,59 @@ fn time_exceeded_on_the_way_to_a_backend_is_told_as_on_the_way_to_the_vip() {
                 assert!(
                     errors.is_empty(),
                     "{who} to {to} at {backend} with {hops} hops: {errors:?}"
+                );
+            }
+        }
+    }
+}
+
+/// A UDP socket in a namespace, on a port of the wildcard address.
+#[track_caller]
+fn socket(place: &Netns, like: IpAddr, port: u16) -> UdpSocket {
+    let wildcard = if like.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let bound = place.run(|| UdpSocket::bind(at(wildcard, port)));
+    let socket = bound.unwrap_or_else(|error| panic!("a socket on port {port}: {error}"));
+    socket.set_read_timeout(Some(LIMIT)).expect("a time-out");
+    socket
+}
+
+#[test]
+fn a_backend_that_answers_a_client_which_has_gone_is_told() {
+    let mut scene = scene();
+    let _dump = OnFailure::of(&scene.world);
+    for backend in ["pod1-2", "pod2-1"] {
+        for v6 in [false, true] {
+            let ports = family_slice("web", v6)
+                .port_of("http", CLOSED, "TCP")
+                .port_of("dns", CLOSED, "UDP");
+            scene.folder.put(&endpoint(ports, scene.world.pod(backend), v6, READY));
+        }
+        scene.settle();
+        for addresses in families() {
+            for (who, from, to) in ways(&scene, addresses.cluster) {
+                let server = socket(&scene.world.pod(backend).ns, to.ip(), CLOSED);
+                let client = socket(from, to.ip(), 0);
+                client.connect(to).expect("a way");
+                client.send(b"question").expect("a datagram");
+                let mut buffer = [0; 64];
+                let (_, seen) = server
+                    .recv_from(&mut buffer)
+                    .unwrap_or_else(|error| panic!("{who} to {to} at {backend}: no question: {error}"));
+                server.connect(seen).expect("a way back");
+                server.send(b"answer").expect("a datagram");
+                let answer = client.recv(&mut buffer);
+                assert!(answer.is_ok(), "{who} to {to} at {backend}: no answer: {answer:?}");
+                drop(client);
+                server.send(b"late answer").expect("a datagram");
+                let told = server.recv(&mut buffer).expect_err("the client has gone");
+                assert_eq!(
+                    told.kind(),
+                    ErrorKind::ConnectionRefused,
+                    "{who} to {to} at {backend}, seen as {seen}: {told}"
                 );
             }
         }
