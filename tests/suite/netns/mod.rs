@@ -3,6 +3,7 @@
 mod carried_on;
 mod cluster_ip;
 mod cut;
+mod flood;
 mod foreign_programs;
 mod fragments;
 mod from_outside;
