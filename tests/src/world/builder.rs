@@ -295,10 +295,9 @@ impl WorldBuilder {
             let mac = format!("02:c0:00:00:00:{:02x}", client.ip4.octets()[3]);
             commands += &port(&client.name, client.ns.name(), &mac, bridge, self.client_mtu);
         }
+        let make = if self.vlan_uplinks { tagged_port } else { port };
         for node in nodes {
-            let mac = format!("02:31:00:00:00:{:02x}", node.ip4.octets()[3]);
-            let make = if self.vlan_uplinks { tagged_port } else { port };
-            commands += &make(&node.name, node.ns.name(), &mac, "lan0", self.node_mtu);
+            commands += &make(&node.name, node.ns.name(), &node_mac(node), "lan0", self.node_mtu);
         }
         commands += "link set lan0 up\nlink set out0 up\n";
         for node in nodes {
@@ -334,8 +333,13 @@ pub(super) fn on_lan(client: &Host) -> bool {
     client.ip4.octets()[..3] == [172, 31, 0]
 }
 
+/// The MAC address of a node's link.
+pub(super) fn node_mac(node: &Node) -> String {
+    format!("02:31:00:00:00:{:02x}", node.ip4.octets()[3])
+}
+
 /// A veth pair from a bridge of the fabric to `eth0` of a namespace.
-fn port(name: &str, netns: &str, mac: &str, bridge: &str, mtu: u32) -> String {
+pub(super) fn port(name: &str, netns: &str, mac: &str, bridge: &str, mtu: u32) -> String {
     format!(
         "link add p-{name} mtu {mtu} type veth peer name eth0 address {mac} mtu {mtu} netns {netns}\n\
          link set p-{name} master {bridge} up\n"

@@ -162,6 +162,22 @@ impl World {
         }
     }
 
+    /// Takes the link of node `number` away, as if the device were pulled out; devices over it go with it.
+    #[track_caller]
+    pub fn unplug(&self, number: usize) {
+        self.node(number).ns.ip("link del eth0");
+    }
+
+    /// Puts the link of node `number` back: a device that is up, without addresses and routes.
+    #[track_caller]
+    pub fn plug(&self, number: usize) {
+        let node = self.node(number);
+        let (mac, mtu) = (builder::node_mac(node), 1500);
+        self.fabric
+            .ip_batch(&builder::port(&node.name, node.ns.name(), &mac, "lan0", mtu));
+        node.ns.ip("link set eth0 up");
+    }
+
     /// Sets the MTU of a client's or node's link, on both of its ends, by the name in the world.
     #[track_caller]
     pub fn set_link_mtu(&self, name: &str, mtu: u32) {

@@ -57,6 +57,21 @@ impl Node {
         pod_cidrs(self.number)
     }
 
+    /// Makes the node's end of the overlay of [`PodRouting::Vxlan`], over an uplink of MTU `node_mtu`, with the ways to the
+    /// pods of all `nodes`.
+    #[track_caller]
+    pub fn add_overlay(&self, nodes: usize, node_mtu: u32) {
+        let others = || (1..=nodes).filter(|other| *other != self.number);
+        let mut commands = vxlan_device(self.number, self.ip4, node_mtu);
+        others().for_each(|other| commands += &vxlan_routes(other));
+        self.ns.ip_batch(&commands);
+        for other in others() {
+            let (mac, remote) = (vxlan_mac(other), ip4(other).to_string());
+            self.ns
+                .ok(&["bridge", "fdb", "append", &mac, "dev", "vxlan0", "dst", &remote]);
+        }
+    }
+
     /// Packets that the rule of [`WorldBuilder::drop_invalid`] has dropped on this node.
     #[track_caller]
     pub fn invalid_drops(&self) -> u64 {
@@ -118,22 +133,13 @@ impl Node {
                 self.pod_mtu
             );
         }
-        let others = (1..=world.nodes).filter(|other| *other != number);
-        match world.routing {
-            PodRouting::Static => others.for_each(|other| commands += &static_routes(other)),
-            PodRouting::Vxlan => {
-                commands += &vxlan_device(number, self.ip4, world.node_mtu);
-                others.clone().for_each(|other| commands += &vxlan_routes(other));
-            }
+        if world.routing == PodRouting::Static {
+            let others = (1..=world.nodes).filter(|other| *other != number);
+            others.for_each(|other| commands += &static_routes(other));
         }
         self.ns.ip_batch(&commands);
         if world.routing == PodRouting::Vxlan {
-            let others = (1..=world.nodes).filter(|other| *other != number);
-            for other in others {
-                let (mac, remote) = (vxlan_mac(other), ip4(other).to_string());
-                self.ns
-                    .ok(&["bridge", "fdb", "append", &mac, "dev", "vxlan0", "dst", &remote]);
-            }
+            self.add_overlay(world.nodes, world.node_mtu);
         }
         if world.forward_policy_drop {
             set_rules(

@@ -8,8 +8,8 @@ use lb_tests::agent::Agent;
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
 use lb_tests::objects::{Folder, NodeObject, node, service, slice};
-use lb_tests::traffic::{Server, distribution, tcp_request};
-use lb_tests::world::World;
+use lb_tests::traffic::{HeldConnections, Server, distribution, tcp_request};
+use lb_tests::world::{PodRouting, World};
 
 use super::{TARGET, VIP, WEB, causes, failed, field, folder, web, web_slice};
 
@@ -60,10 +60,15 @@ fn node_object_address_and_uplink_may_come_late_and_go_again() {
 fn a_renamed_uplink_is_followed() {
     let world = World::builder().build();
     let _dump = OnFailure::of(&world);
-    let node = world.node(1);
+    let (node, client) = (world.node(1), &world.client().ns);
     let folder = folder(&world, &["pod1-2"]);
+    world.route_to_node(&format!("{VIP}/32"), 1);
+    let server = world.pod("pod1-2");
+    let _server = Server::tcp(server, "pod1-2", (server.ip4, TARGET));
     let mut agent = Agent::start(node, &folder, &[]);
     agent.wait_ready();
+    let web: SocketAddr = WEB.parse().expect("an address");
+    let mut held = HeldConnections::start(client, web, 4);
     node.ns.ok(&["ip", "link", "set", "eth0", "down"]);
     node.ns.ok(&["ip", "link", "set", "eth0", "name", "ens5"]);
     node.ns.ok(&["ip", "link", "set", "ens5", "up"]);
@@ -76,6 +81,10 @@ fn a_renamed_uplink_is_followed() {
             Err(format!("{status:#}"))
         }
     });
+    // The route went when the link was down.
+    node.ns.ip("route replace default via 172.31.0.1");
+    until_answered("the client", client, web, None);
+    held.all_alive().expect("connections from before");
 }
 
 #[test]
@@ -172,6 +181,75 @@ fn until_answered(who: &str, from: &Netns, to: SocketAddr, seen: Option<IpAddr>)
     });
 }
 
+/// Writes a Service of both families with one endpoint on a node.
+fn put_dual(folder: &Folder, name: &str, vips: [&str; 2], node_port: u16, endpoint: [IpAddr; 2], node: &str) {
+    let mut dual = service("default", name);
+    for (vip, address) in vips.into_iter().zip(endpoint) {
+        dual = dual.cluster_ip(vip);
+        let family = if address.is_ipv6() { "v6" } else { "v4" };
+        let object = slice("default", &format!("{name}-{family}"), name).port("http", TARGET);
+        let object = if address.is_ipv6() { object.v6() } else { object };
+        folder.put(&object.endpoint(address).node(node).ready(true));
+    }
+    folder.put(&dual.port("http", 80, "TCP").node_port(node_port));
+}
+
+#[test]
+fn a_node_that_begins_with_nothing_serves_as_soon_as_each_part_of_its_network_is_there() {
+    const FAR_VIPS: [&str; 2] = ["10.96.0.11", "fd00:10:96::11"];
+    const LATE_VIPS: [&str; 2] = ["10.96.0.12", "fd00:10:96::12"];
+    const PORTS: [u16; 3] = [NODE_PORT, 30_081, 30_082];
+    let mut world = World::builder().routing(PodRouting::Vxlan).pods_per_node(0).build();
+    let far = world.add_pod(2, "far");
+    let _dump = OnFailure::of(&world);
+    let (place, client) = (world.node(1).ns.clone(), world.client().ns.clone());
+    let own: [IpAddr; 2] = [world.node(1).ip4.into(), world.node(1).ip6.into()];
+    let neighbour: [IpAddr; 2] = [world.node(2).ip4.into(), world.node(2).ip6.into()];
+    let far_addresses: [IpAddr; 2] = [far.ip4.into(), far.ip6.into()];
+    let _near = neighbour.map(|address| Server::tcp(world.node(2), "near", (address, TARGET)));
+    let _far = far_addresses.map(|address| Server::tcp(&far, "far", (address, TARGET)));
+    let folder = Folder::new();
+    for node in world.nodes() {
+        folder.put(&NodeObject::from(node));
+    }
+    put_dual(&folder, "near", VIPS, PORTS[0], neighbour, "node2");
+    put_dual(&folder, "far", FAR_VIPS, PORTS[1], far_addresses, "node2");
+    let on_port_80 = |vips: [&str; 2]| vips.map(|vip| SocketAddr::new(vip.parse().expect("an address"), 80));
+    let node_ports = |port| own.map(|address| SocketAddr::new(address, port));
+    let answered = |who: &str, from: &Netns, frontends: [SocketAddr; 2]| {
+        for to in frontends {
+            until_answered(who, from, to, None);
+        }
+    };
+
+    world.unplug(1);
+    let mut agent = Agent::start(world.node(1), &folder, &[]);
+    agent.wait_ready();
+    until_causes(&agent, &["NoNodeAddress", "NoUplink"]);
+    world.plug(1);
+    place.ip_batch(&format!(
+        "address add {}/24 dev eth0\naddress add {}/64 dev eth0 nodad\n",
+        own[0], own[1]
+    ));
+    answered("the node", &place, on_port_80(VIPS));
+    until_causes(&agent, &[]);
+
+    place.ip_batch("route add default via 172.31.0.1\nroute add default via fd00:31::1\n");
+    answered("the client", &client, node_ports(PORTS[0]));
+
+    world.node(1).add_overlay(2, 1500);
+    answered("the node", &place, on_port_80(FAR_VIPS));
+    answered("the client", &client, node_ports(PORTS[1]));
+
+    let late = world.add_pod(1, "late");
+    answered("the pod", &late.ns, on_port_80(FAR_VIPS));
+    let late_addresses: [IpAddr; 2] = [late.ip4.into(), late.ip6.into()];
+    let _late = late_addresses.map(|address| Server::tcp(&late, "late", (address, TARGET)));
+    put_dual(&folder, "late", LATE_VIPS, PORTS[2], late_addresses, "node1");
+    answered("the client", &client, node_ports(PORTS[2]));
+    answered("the node", &place, on_port_80(LATE_VIPS));
+}
+
 #[test]
 fn a_second_family_and_a_new_address_in_place_of_an_old_one_carry_traffic_at_once() {
     let world = World::builder().build();
@@ -179,18 +257,14 @@ fn a_second_family_and_a_new_address_in_place_of_an_old_one_carry_traffic_at_onc
     let (place, pod, client) = (world.node(1), world.pod("pod1-1"), world.client());
     let backend = world.pod("pod2-1");
     let folder = Folder::new();
-    let mut dual = service("default", "web");
-    for (vip, v6) in VIPS.iter().zip([false, true]) {
-        dual = dual.cluster_ip(vip);
-        let object = slice("default", &format!("web-{v6}"), "web").port("http", TARGET);
-        let object = if v6 {
-            object.v6().endpoint(backend.ip6)
-        } else {
-            object.endpoint(backend.ip4)
-        };
-        folder.put(&object.node("node2").ready(true));
-    }
-    folder.put(&dual.port("http", 80, "TCP").node_port(NODE_PORT));
+    put_dual(
+        &folder,
+        "web",
+        VIPS,
+        NODE_PORT,
+        [backend.ip4.into(), backend.ip6.into()],
+        "node2",
+    );
     let named = |addresses: &[IpAddr]| {
         let object = node(&place.name)
             .pod_cidr(&place.pod_cidrs()[0])
