@@ -7,7 +7,7 @@ use super::outcome::{by, check};
 use super::scene::{NODE_PORT, PORT, Scene, at, families, web};
 
 #[track_caller]
-fn both_nodes_answer(builder: &WorldBuilder) {
+fn both_nodes_answer(builder: &WorldBuilder) -> Scene {
     let mut scene = Scene::silent(builder);
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web());
@@ -26,6 +26,7 @@ fn both_nodes_answer(builder: &WorldBuilder) {
             check("the client", world.client(), to, &both);
         }
     }
+    scene
 }
 
 #[test]
@@ -56,4 +57,15 @@ fn pods_the_node_and_clients_reach_them_over_a_tunnel() {
 #[test]
 fn pods_the_node_and_clients_reach_them_from_a_bridge() {
     both_nodes_answer(&World::builder().cni(Cni::Bridge));
+}
+
+#[test]
+fn pods_the_node_and_clients_reach_them_where_netfilter_drops_invalid_packets() {
+    let bridge = World::builder().cni(Cni::Bridge).drop_invalid();
+    for builder in [World::builder().drop_invalid(), bridge.br_netfilter()] {
+        let scene = both_nodes_answer(&builder);
+        for node in scene.world.nodes() {
+            assert_eq!(node.invalid_drops(), 0, "{} saw half a connection", node.name);
+        }
+    }
 }

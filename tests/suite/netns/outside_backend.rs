@@ -6,16 +6,16 @@ use std::time::Duration;
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{Server, tcp_request, udp_request};
-use lb_tests::world::World;
+use lb_tests::world::{Cni, World, WorldBuilder};
 
 use super::outcome::{by, check};
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, empty_slice, families, web};
 
 const SECOND: Duration = Duration::from_secs(2);
 
-#[test]
-fn pods_the_node_and_clients_reach_them_and_a_client_reaches_itself() {
-    let mut scene = Scene::silent(&World::builder().clients(2));
+#[track_caller]
+fn all_reach_them(builder: WorldBuilder) -> Scene {
+    let mut scene = Scene::silent(&builder.clients(2));
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web());
     let [first, second] = scene.world.clients() else {
@@ -68,5 +68,34 @@ fn pods_the_node_and_clients_reach_them_and_a_client_reaches_itself() {
                 }
             }
         }
+    }
+    scene
+}
+
+#[test]
+fn pods_the_node_and_clients_reach_them_and_a_client_reaches_itself() {
+    all_reach_them(World::builder());
+}
+
+#[test]
+fn they_are_reached_with_a_strict_reverse_path_filter_and_forward_policy_drop() {
+    all_reach_them(World::builder().rp_filter(1).forward_policy_drop());
+}
+
+#[test]
+fn they_are_reached_with_a_loose_reverse_path_filter_where_netfilter_drops_invalid_packets() {
+    no_half_connection(&all_reach_them(World::builder().rp_filter(2).drop_invalid()));
+}
+
+#[test]
+fn they_are_reached_from_a_bridge_where_netfilter_drops_invalid_packets() {
+    let bridge = World::builder().cni(Cni::Bridge).drop_invalid();
+    no_half_connection(&all_reach_them(bridge.br_netfilter()));
+}
+
+#[track_caller]
+fn no_half_connection(scene: &Scene) {
+    for node in scene.world.nodes() {
+        assert_eq!(node.invalid_drops(), 0, "{} saw half a connection", node.name);
     }
 }
