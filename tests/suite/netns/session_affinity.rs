@@ -16,31 +16,40 @@ fn a_client_stays_on_its_backend_by_every_frontend_and_affinity_switches_live() 
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web().affinity(600));
     scene.settle();
-    for addresses in families() {
-        let client = scene.world.pod("pod1-1");
-        let node = scene.world.node(1).ip_like(addresses.cluster);
-        let first = distribution(client, at(addresses.cluster, PORT), 15);
-        assert_eq!(first.len(), 1, "one backend: {first:?}");
-        for to in [at(addresses.balancer, PORT), at(node, NODE_PORT)] {
-            let other = distribution(client, to, 15);
-            assert_eq!(
-                other.keys().collect::<Vec<_>>(),
-                first.keys().collect::<Vec<_>>(),
-                "{to}"
-            );
+    let (pod, node) = (scene.world.pod("pod1-1").ns.clone(), scene.world.node(1).ns.clone());
+    let askers = [("a pod", pod), ("the node", node)];
+    for (who, from) in &askers {
+        for addresses in families() {
+            let node_port = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);
+            let first = distribution(from, at(addresses.cluster, PORT), 15);
+            assert_eq!(first.len(), 1, "{who} has one backend: {first:?}");
+            for to in [at(addresses.balancer, PORT), at(addresses.external, PORT), node_port] {
+                let other = distribution(from, to, 15);
+                assert_eq!(
+                    other.keys().collect::<Vec<_>>(),
+                    first.keys().collect::<Vec<_>>(),
+                    "{who} to {to}"
+                );
+            }
         }
     }
     scene.put_service(&web());
     scene.settle();
-    for addresses in families() {
-        let free = distribution(scene.world.pod("pod1-1"), at(addresses.cluster, PORT), 40);
-        assert!(free.len() > 1, "affinity is off: {free:?}");
+    for ((who, from), addresses) in askers
+        .iter()
+        .flat_map(|asker| families().map(|addresses| (asker, addresses)))
+    {
+        let free = distribution(from, at(addresses.cluster, PORT), 40);
+        assert!(free.len() > 1, "affinity of {who} is off: {free:?}");
     }
     scene.put_service(&web().affinity(600));
     scene.settle();
-    for addresses in families() {
-        let again = distribution(scene.world.pod("pod1-1"), at(addresses.cluster, PORT), 15);
-        assert_eq!(again.len(), 1, "{again:?}");
+    for ((who, from), addresses) in askers
+        .iter()
+        .flat_map(|asker| families().map(|addresses| (asker, addresses)))
+    {
+        let again = distribution(from, at(addresses.cluster, PORT), 15);
+        assert_eq!(again.len(), 1, "{who}: {again:?}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who may use what: traffic policies, source ranges, takeover, conditions of endpoints.
 
+use std::net::IpAddr;
+
 use lb_common::layout::config;
 use lb_common::verdict::Reason::{self, Forward, NewFlow, NoEndpoints, NoLocalEndpoints, SourceRange, Takeover};
 use lb_tests::packet::Packet;
@@ -7,7 +9,7 @@ use steerway::datapath::load::ProgramName::{PodIn, SteerOut, UplinkIn};
 
 use super::case::{Case, at};
 use super::flow::{CLIENT_PORT, Transport};
-use super::node::{Addresses, CLIENT_VETH, SNAT_PORT};
+use super::node::{Addresses, CLIENT_VETH, SNAT_PORT, UPLINK};
 use super::objects::{BACKEND_PORT, Backend, NODE_PORT, Objects, PORT, slice_of_web, web, web_on};
 use super::refusal::{reset, segment};
 use super::run_cases;
@@ -83,6 +85,57 @@ fn source_ranges_hold_for_load_balancer_addresses_alone() {
                 at(UplinkIn, &segment(outside, node, NODE_PORT, "S")).passes_as(&reached(outside), new),
                 at(UplinkIn, &segment(family.stranger(), family.vip(), PORT, "S"))
                     .passes_as(&reached(family.stranger()), new),
+            ],
+        )]
+    });
+}
+
+#[test]
+fn a_denied_source_is_dropped_also_where_there_is_no_endpoint() {
+    run_cases(|family| {
+        let range = family.pick("192.0.2.10/31", "2001:db8:1::10/127");
+        let (inside, outside, balancer) = (family.other_client(), family.router(), family.load_balancer());
+        let objects = Objects {
+            services: vec![web(family).source_range(range)],
+            ..web_on(family, &[])
+        };
+        vec![Case::new(
+            "a range of two clients, and nobody to serve them",
+            objects,
+            vec![
+                at(UplinkIn, &segment(outside, balancer, PORT, "S")).dropped(&[SourceRange]),
+                at(UplinkIn, &Packet::new(outside, balancer).udp(CLIENT_PORT, PORT)).dropped(&[SourceRange]),
+                at(PodIn, &segment(family.pod(), balancer, PORT, "S")).dropped(&[SourceRange]),
+                at(UplinkIn, &segment(inside, balancer, PORT, "S")).redirected_as(
+                    UPLINK,
+                    &reset(inside, balancer, PORT),
+                    &[NoEndpoints],
+                ),
+            ],
+        )]
+    });
+}
+
+#[test]
+fn source_ranges_leave_external_ips_open() {
+    run_cases(|family| {
+        let range = family.pick("192.0.2.10/31", "2001:db8:1::10/127");
+        let external = family.pick("198.51.100.7", "2001:db8:51::7");
+        let (outside, pod, local) = (family.router(), family.pod(), family.local_pod());
+        let address: IpAddr = external.parse().expect("an address");
+        let reached = |from, port| Packet::new(from, local).tcp(port, BACKEND_PORT, "S").payload(b"four");
+        let objects = Objects {
+            services: vec![web(family).external_ip(external).source_range(range)],
+            ..web_on(family, &[Backend::Local])
+        };
+        vec![Case::new(
+            "an external IP beside a ranged LoadBalancer IP",
+            objects,
+            vec![
+                at(UplinkIn, &segment(outside, family.load_balancer(), PORT, "S")).dropped(&[SourceRange]),
+                at(UplinkIn, &segment(outside, address, PORT, "S"))
+                    .passes_as(&reached(outside, SNAT_PORT), &[NewFlow, Forward]),
+                at(PodIn, &segment(pod, address, PORT, "S")).passes_as(&reached(pod, CLIENT_PORT), &[NewFlow, Forward]),
             ],
         )]
     });
