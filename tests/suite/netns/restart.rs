@@ -2,16 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeFrom;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use lb_tests::assert::OnFailure;
+use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
 use lb_tests::objects::service;
 use lb_tests::pinned_map::entries_of_all;
-use lb_tests::traffic::{HeldConnections, UdpStream, udp_request};
+use lb_tests::traffic::{HeldConnections, UdpStream, tcp_request, udp_request};
 use steerway::maps::{Geometry, geometries};
 
-use super::scene::{PORT, Scene, at, endpoints, families};
+use super::scene::{NODE_PORT, PORT, Scene, at, endpoints, families};
 
 /// Maps that change by themselves: counters with every packet, the word for changed ways out with every neighbour.
 const CHANGING: [&str; 2] = ["reasons", "epoch"];
@@ -101,6 +104,56 @@ fn stream_to(backend: &str, from: &Netns, to: SocketAddr, rate: u32, ports: &mut
     };
     let bind = ports.take(100).map(|port| at(wildcard, port)).find(leads_there);
     UdpStream::start(from, to, Some(bind.expect("a port of that backend")), rate)
+}
+
+#[test]
+fn new_connections_to_node_ports_are_taken_while_an_agent_dies_and_starts() {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let mut scene = Scene::new();
+    let _dump = OnFailure::of(&scene.world);
+    let node = scene.world.node(1);
+    let frontends = families().map(|addresses| at(node.ip_like(addresses.cluster), NODE_PORT));
+    let client = scene.world.client().ns.clone();
+    let told = Arc::new((AtomicBool::new(false), AtomicU64::new(0)));
+    let shared = Arc::clone(&told);
+    // A failure ends it, which the next wait for its progress tells.
+    let asking = thread::spawn(move || -> Result<(), String> {
+        let (stop, answered) = &*shared;
+        while !stop.load(Ordering::Relaxed) {
+            for to in frontends {
+                let number = answered.load(Ordering::Relaxed);
+                let failed = |protocol, error| format!("{protocol} to {to}, after {number} answers: {error}");
+                tcp_request(&client, to, None, LIMIT).map_err(|error| failed("TCP", error))?;
+                udp_request(&client, to, None, LIMIT).map_err(|error| failed("UDP", error))?;
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    });
+    let more = |when: &str| {
+        let before = told.1.load(Ordering::Relaxed);
+        eventually(2 * LIMIT, &format!("new connections {when}"), || {
+            match told.1.load(Ordering::Relaxed) - before {
+                0..20 if asking.is_finished() => Err("one has failed"),
+                0..20 => Err("too few"),
+                _ => Ok(()),
+            }
+        });
+    };
+    more("before anything happens");
+    for kill in [true, false, true] {
+        if kill {
+            scene.agents[0].kill9();
+        } else {
+            assert!(scene.agents[0].terminate().success(), "SIGTERM ends it");
+        }
+        more("without an agent");
+        scene.agents[0].restart();
+        scene.settle();
+        more("after its start");
+    }
+    told.0.store(true, Ordering::Relaxed);
+    assert_eq!(asking.join().expect("a thread that asks"), Ok(()));
 }
 
 #[test]
