@@ -103,6 +103,23 @@ impl Agent {
         agent
     }
 
+    /// Another agent with the same settings and pins, and a log of its own; its process is not started yet.
+    #[track_caller]
+    pub fn second(&self) -> Self {
+        Self {
+            netns: self.netns.clone(),
+            binary: self.binary.clone(),
+            node_name: self.node_name.clone(),
+            source: self.source.clone(),
+            arguments: self.arguments.clone(),
+            told: self.told,
+            pin_dir: self.pin_dir.clone(),
+            files: files(),
+            usual: self.usual,
+            child: None,
+        }
+    }
+
     #[track_caller]
     fn with_source(node: &Node, source: &[&OsStr], arguments: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -116,10 +133,7 @@ impl Agent {
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             told: Told::ByFlags,
             pin_dir: Path::new(PINS).join(format!("{}-{number}-{}", process::id(), node.name)),
-            files: tempfile::Builder::new()
-                .prefix("stw-agent-")
-                .tempdir()
-                .expect("a temporary directory"),
+            files: files(),
             usual: true,
             child: None,
         }
@@ -312,6 +326,12 @@ impl Agent {
     fn log_path(&self) -> PathBuf {
         self.files.path().join("log")
     }
+}
+
+/// A directory for an agent's log and configuration.
+fn files() -> TempDir {
+    let directory = tempfile::Builder::new().prefix("stw-agent-").tempdir();
+    directory.expect("a temporary directory")
 }
 
 /// Flags, without their dashes, with their values.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lb_tests::agent::Agent;
-use lb_tests::assert::{OnFailure, eventually};
+use lb_tests::assert::{OnFailure, eventually, throughout};
 use lb_tests::traffic::{Server, distribution};
 use lb_tests::world::World;
 use serde_json::Value;
@@ -200,6 +200,89 @@ fn sigterm_while_it_starts_ends_it_too() {
     assert!(agent.terminate().success(), "{}", agent.log());
     agent.restart();
     agent.wait_ready();
+}
+
+#[test]
+fn a_second_agent_on_the_same_pins_waits_for_the_first_to_go_and_has_nothing_to_write() {
+    let world = World::builder().build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2"]);
+    let pod = world.pod("pod1-2");
+    let _server = Server::tcp(pod, "pod1-2", (pod.ip4, TARGET));
+    let mut first = Agent::start(world.node(1), &folder, &[]);
+    first.wait_ready();
+    let before = published(first.pin_dir());
+    let mut second = first.second();
+    second.restart();
+    eventually(Duration::from_secs(5), "the second says for whom it waits", || {
+        let log = second.log();
+        let said = format!("owner={}", first.pid().expect("a process"));
+        let waits = log.contains("waiting for another agent to end") && log.contains(&said);
+        if waits { Ok(()) } else { Err(log) }
+    });
+    throughout(Duration::from_millis(500), "the first is the agent", || {
+        let told = &first.json(&["status"])["agent"]["pid"];
+        let alone = *told == first.pid().expect("a process") && second.is_running();
+        if alone { Ok(()) } else { Err(second.log()) }
+    });
+    assert!(first.terminate().success());
+    second.wait_ready();
+    let status = second.json(&["status"]);
+    assert_eq!(status["agent"]["pid"], second.pid().expect("a process"), "{status:#}");
+    assert_eq!(status["reconcile"]["operations"], 0, "{:#}", status["reconcile"]);
+    assert_eq!(published(second.pin_dir()), before);
+    assert_eq!(distribution(world.pod("pod1-1"), web_address(), 5)["pod1-2"], 5);
+}
+
+#[test]
+fn check_and_cleanup_tell_programs_what_they_tell_people() {
+    let world = World::builder().rp_filter(1).build();
+    let _dump = OnFailure::of(&world);
+    let folder = folder(&world, &["pod1-2"]);
+    let node = world.node(1);
+    node.ns
+        .ip_batch("link add far0 type vxlan external dstport 4790\nlink set far0 up\n");
+    let mut agent = Agent::start(node, &folder, &[]);
+    agent.wait_ready();
+    let checks = agent.json(&["check"]);
+    let row = |name: &str| {
+        let mut rows = checks.as_array().into_iter().flatten();
+        let found = rows.find(|row| row["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {checks:#}"))
+    };
+    for (name, verdict, parts) in [
+        ("rights", "ok", &["may be loaded"][..]),
+        ("uplinks", "ok", &["eth0"]),
+        ("rp_filter", "ok", &["all=1", "strict on", "eth0", "which works"]),
+        (
+            "tunnels",
+            "warn",
+            &["far0 take their far end from each packet's metadata"],
+        ),
+    ] {
+        let (found, detail) = (row(name), row(name)["detail"].as_str().unwrap_or_default());
+        assert_eq!(found["verdict"], verdict, "{found:#}");
+        assert!(parts.iter().all(|part| detail.contains(part)), "{found:#}");
+        let remedy = found["remedy"].as_str().unwrap_or_default();
+        assert_eq!(remedy.is_empty(), verdict == "ok", "{found:#}");
+    }
+    let people = agent.cli(&["check"]);
+    succeeded(&people);
+    let people = String::from_utf8_lossy(&people.stdout).into_owned();
+    for row in checks.as_array().into_iter().flatten() {
+        let name = row["name"].as_str().unwrap_or_default();
+        assert!(people.contains(name), "{name} is not in\n{people}");
+    }
+
+    agent.terminate();
+    let report = agent.json(&["cleanup"]);
+    let removed = report["removed"].as_array().map(Vec::len);
+    assert!(
+        removed > Some(0) && report["left"] == Value::Array(Vec::new()),
+        "{report:#}"
+    );
+    let again = agent.json(&["cleanup"]);
+    assert_eq!(again, serde_json::json!({ "removed": [], "left": [] }));
 }
 
 /// Interface, direction and method of every attached program that `status` tells of.
