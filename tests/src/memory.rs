@@ -37,7 +37,7 @@ pub fn most_while<T>(pid: u32, work: impl FnOnce() -> T) -> io::Result<(T, u64)>
         });
         let worked = panic::catch_unwind(panic::AssertUnwindSafe(work));
         done.store(true, Ordering::Relaxed);
-        let most = sampling.join().unwrap_or_else(|payload| panic::resume_unwind(payload));
+        let most: io::Result<u64> = sampling.join().unwrap_or_else(|payload| panic::resume_unwind(payload));
         let worked = worked.unwrap_or_else(|payload| panic::resume_unwind(payload));
         Ok((worked, most?))
     })
@@ -46,7 +46,11 @@ pub fn most_while<T>(pid: u32, work: impl FnOnce() -> T) -> io::Result<(T, u64)>
 /// `RssAnon` of a process's status, in bytes; one that has ended has none.
 fn of_status(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+    line.trim()
+        .strip_suffix(" kB")?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
 }
 
 #[cfg(test)]
@@ -69,7 +73,10 @@ mod tests {
 
     #[test]
     fn a_process_that_has_ended_has_no_memory() {
-        assert_eq!(of_status("Name:\tx\nRssAnon:\t    2048 kB\nRssFile:\t 1 kB\n"), Some(2 << 20));
+        assert_eq!(
+            of_status("Name:\tx\nRssAnon:\t    2048 kB\nRssFile:\t 1 kB\n"),
+            Some(2 << 20)
+        );
         assert_eq!(of_status("Name:\tx\nState:\tZ (zombie)\n"), None);
         assert!(anonymous(u32::MAX >> 1).is_err());
     }
