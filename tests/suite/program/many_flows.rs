@@ -6,14 +6,14 @@ use std::net::IpAddr;
 
 use lb_common::layout::config;
 use lb_tests::packet::Decoded;
-use steerway::datapath::load::ProgramName::{self, PodIn, SteerOut, UplinkIn};
+use steerway::datapath::load::ProgramName::{PodIn, SteerOut, UplinkIn};
 
 use super::World;
-use super::case::{Case, at};
-use super::compare::both;
+use super::case::Case;
 use super::flow::Transport;
 use super::node::{Addresses, NODE, SNAT_PORT};
 use super::objects::{Objects, PORT, slice_of_web, web};
+use super::xdp::Place;
 
 /// Flows a round; few enough for the flow tables that none is evicted, which depends on the two sides' clocks.
 const FLOWS: u16 = 60;
@@ -22,7 +22,7 @@ const PORTS: u16 = 2000;
 const BACKENDS: u8 = 10;
 
 /// An address of a family.
-type Place = fn(Addresses) -> IpAddr;
+type Address = fn(Addresses) -> IpAddr;
 
 fn objects(family: Addresses) -> Objects {
     let slice = (1..=BACKENDS).fold(slice_of_web(family), |slice, number| {
@@ -50,13 +50,14 @@ fn with_host(base: IpAddr, host: u8) -> IpAddr {
 #[test]
 fn kernel_and_host_choose_the_same_backend_port_and_slot_for_every_flow() {
     let mut world = World::shared();
-    let rows: [(ProgramName, Place, Place); 3] = [
-        (PodIn, Addresses::pod, Addresses::vip),
-        (UplinkIn, Addresses::client, Addresses::load_balancer),
-        (SteerOut, Addresses::node, Addresses::vip),
+    let rows: [(Place, Address, Address); 4] = [
+        (Place::Tc(PodIn), Addresses::pod, Addresses::vip),
+        (Place::Tc(UplinkIn), Addresses::client, Addresses::load_balancer),
+        (Place::Xdp, Addresses::client, Addresses::load_balancer),
+        (Place::Tc(SteerOut), Addresses::node, Addresses::vip),
     ];
     for family in Addresses::BOTH {
-        for (hook, client, frontend) in rows {
+        for (place, client, frontend) in rows {
             for transport in Transport::BOTH {
                 world.clear();
                 let case = Case::new("", objects(family), Vec::new()).word(config::PORT_COUNT, PORTS.into());
@@ -66,8 +67,9 @@ fn kernel_and_host_choose_the_same_backend_port_and_slot_for_every_flow() {
                 for number in 0..FLOWS {
                     let from = (client(family), 30_000 + number * 7);
                     let packet = transport.packet(from, (frontend(family), PORT), "S");
-                    let outcome = both(&world, hook, &at(hook, &packet).given)
-                        .unwrap_or_else(|wrong| panic!("{hook:?} flow {number}: {wrong}"));
+                    let outcome = place
+                        .both(&world, &packet)
+                        .unwrap_or_else(|wrong| panic!("{place:?} flow {number}: {wrong}"));
                     let decoded = Decoded::frame(&outcome.frame).expect("a packet");
                     assert!(decoded.sums_are_good(), "{decoded:?}");
                     let source = decoded.source_port().expect("a port");

@@ -16,11 +16,11 @@ use lb_tests::packet::{Decoded, Packet, diff};
 use lb_tests::prog_run::xdp::{XDP_DROP, XDP_PASS, XDP_TX};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use steerway::datapath::load::ProgramName::UplinkIn;
+use steerway::datapath::load::ProgramName::{self, UplinkIn};
 use steerway::maps::{MapStore as _, Table};
 
 use super::case::{Case, End, Step, at, counted, is_bare};
-use super::compare::{both, check, counted_since};
+use super::compare::{self, both, check, counted_since, delta};
 use super::flow::{CLIENT_PORT, Flow, Transport};
 use super::node::{Addresses, NEXT_HOP_MAC, SNAT_PORT, UPLINK, UPLINK_MAC, mac_text};
 use super::objects::{BACKEND_PORT, Backend, PORT, web_on};
@@ -87,6 +87,33 @@ fn both_xdp(world: &World, frame: &[u8]) -> Result<Outcome, String> {
         _ = writeln!(wrong, "passed without a mark, but not untouched");
     }
     if wrong.is_empty() { Ok(outcome) } else { Err(wrong) }
+}
+
+/// Where a table of packets meets the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At a hook of tc.
+    Tc(ProgramName),
+    /// At XDP of the uplink, which may leave none of them to tc.
+    Xdp,
+}
+
+impl Place {
+    /// Runs a packet on both sides. The error says in what they differ, or that XDP did not do its part.
+    pub(super) fn both(self, world: &World, packet: &Packet) -> Result<compare::Outcome, String> {
+        if let Self::Tc(hook) = self {
+            return both(world, hook, &at(hook, packet).given);
+        }
+        let outcome = both_xdp(world, &packet.build())?;
+        if outcome.is_left_to_tc() {
+            return Err(format!("XDP left it to tc: {outcome:?}"));
+        }
+        Ok(compare::Outcome {
+            frame: outcome.frame,
+            end: outcome.end,
+            counts: outcome.counts,
+        })
+    }
 }
 
 /// The frame that XDP sends where tc leaves the Ethernet header to the kernel.
@@ -247,6 +274,38 @@ fn a_frame_in_several_buffers_is_left_to_tc() {
         assert!(outcome.is_left_to_tc(), "{outcome:?}");
         assert_eq!(outcome.counts, counted(&[Reason::HandedOver]));
     });
+}
+
+#[test]
+fn a_frame_whose_data_are_in_further_buffers_is_left_to_tc_whole() {
+    // More than the test run puts into the first buffer, which is a page with head and tail room.
+    const DATA: usize = 5000;
+    let mut world = World::shared();
+    for family in Addresses::BOTH {
+        for transport in Transport::BOTH {
+            world.clear();
+            world.publish(&web_on(family, &[Backend::Local]), &[]);
+            let flow = to(family, transport, family.local_pod());
+            let payload: Vec<u8> = (0..DATA).map(|index| (index * 7) as u8).collect();
+            let frame = flow.ask("S").payload(&payload).build();
+            let before = world.kernel_counts();
+            let output = world.kernel.run_xdp(&frame, UPLINK).expect("a run");
+            assert_eq!(output.verdict, XDP_PASS);
+            assert!(
+                diff(&frame, &output.frame).is_none(),
+                "{:?}",
+                diff(&frame, &output.frame)
+            );
+            assert!(output.beside.is_empty(), "a mark for tc: {:?}", output.beside);
+            let counts = delta(&before, &world.kernel_counts());
+            assert_eq!(counts, counted(&[Reason::HandedOver]));
+            assert_eq!(world.flow_difference(&frame), None, "a flow began");
+            // All in one buffer, the same frame is translated.
+            let (whole, decision) = world.host.run_xdp(&frame, UPLINK);
+            assert_eq!(decision.action, Action::Pass);
+            assert!(whole.mark.is_some() && whole.bytes() != frame, "{decision:?}");
+        }
+    }
 }
 
 #[test]

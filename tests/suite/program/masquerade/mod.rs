@@ -16,11 +16,11 @@ use lb_tests::packet::Decoded;
 use steerway::datapath::load::ProgramName::{LoOut, PodIn, SteerOut, UplinkIn};
 
 use super::World;
-use super::case::{End, at};
-use super::compare::both;
+use super::case::End;
 use super::flow::Transport;
 use super::node::{Addresses, NODE};
 use super::objects::Objects;
+use super::xdp::Place;
 
 use self::table::Differs::{KeepsLocal, KeepsRemote, MasqueradesLocal, MasqueradesRemote, OtherEndpoints};
 use self::table::Frontend::{Balancer, ClusterIp, NodePort};
@@ -90,8 +90,28 @@ fn objects(family: Addresses) -> Objects {
     }
 }
 
-/// What becomes of the flows of a row: for each endpoint that they reach, whether the client's address and port stay.
-fn observe(world: &World, family: Addresses, (source, frontend, policy): Row) -> BTreeMap<IpAddr, bool> {
+/// What becomes of the flows of a row: for each endpoint that they reach, whether the client's address and port stay. From outside
+/// they come once to tc alone and once to XDP, where the same becomes of them.
+fn observe(world: &World, family: Addresses, row: Row) -> BTreeMap<IpAddr, bool> {
+    let hook = match row {
+        (Pod, ..) => PodIn,
+        (Outside, ..) => UplinkIn,
+        (Node, NodePort, _) => LoOut,
+        (Node, ClusterIp | Balancer, _) => SteerOut,
+    };
+    let reached = observe_at(Place::Tc(hook), world, family, row);
+    if hook == UplinkIn {
+        assert_eq!(observe_at(Place::Xdp, world, family, row), reached, "{row:?} at XDP");
+    }
+    reached
+}
+
+fn observe_at(
+    place: Place,
+    world: &World,
+    family: Addresses,
+    (source, frontend, policy): Row,
+) -> BTreeMap<IpAddr, bool> {
     let client = match source {
         Pod => family.pod(),
         Node => family.node(),
@@ -103,19 +123,14 @@ fn observe(world: &World, family: Addresses, (source, frontend, policy): Row) ->
         Balancer => (address(policy.balancer(family)), PORT),
         NodePort => (family.node(), policy.node_port()),
     };
-    let hook = match (source, frontend) {
-        (Pod, _) => PodIn,
-        (Outside, _) => UplinkIn,
-        (Node, NodePort) => LoOut,
-        (Node, ClusterIp | Balancer) => SteerOut,
-    };
     world.forget_flows();
     let mut reached = BTreeMap::new();
     for number in 0..TRIES {
         let from = (client, 40_000 + number);
         let packet = Transport::Tcp.packet(from, to, "S");
-        let outcome = both(world, hook, &at(hook, &packet).given)
-            .unwrap_or_else(|wrong| panic!("{source:?} {frontend:?} {policy:?}: {wrong}"));
+        let outcome = place
+            .both(world, &packet)
+            .unwrap_or_else(|wrong| panic!("{place:?} {source:?} {frontend:?} {policy:?}: {wrong}"));
         assert_ne!(
             outcome.end,
             End::Drop,
