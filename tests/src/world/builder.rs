@@ -239,7 +239,9 @@ impl WorldBuilder {
         };
         world.await_links();
         if self.xdp {
-            world.far_ends = world.nodes().iter().map(|node| far_end(&world.fabric, node)).collect();
+            for number in 1..=self.nodes {
+                world.carry_xdp(&format!("p-node{number}"));
+            }
         }
         if !self.tx_checksum {
             let ends = world
@@ -320,11 +322,10 @@ impl WorldBuilder {
 }
 
 /// Makes the fabric's end of a node's link fit for XDP on the node.
-fn far_end(fabric: &Netns, node: &Node) -> TinyXdp {
-    let port = format!("p-{}", node.name);
-    fabric.tx_checksum(&port, false);
+pub(super) fn far_end(fabric: &Netns, port: &str) -> TinyXdp {
+    fabric.tx_checksum(port, false);
     let mut passing = TinyXdp::returning(XDP_PASS);
-    passing.attach(fabric, &port, XdpMode::Driver);
+    passing.attach(fabric, port, XdpMode::Driver);
     passing
 }
 

@@ -81,6 +81,18 @@ impl World {
         WorldBuilder::default()
     }
 
+    /// Whether the nodes' links carry what XDP sends, as [`WorldBuilder::xdp`] makes them.
+    pub fn has_xdp(&self) -> bool {
+        !self.far_ends.is_empty()
+    }
+
+    /// Makes a further link of a node carry what XDP sends, by its end in the fabric.
+    #[track_caller]
+    pub fn carry_xdp(&mut self, port: &str) {
+        let far_end = builder::far_end(&self.fabric, port);
+        self.far_ends.push(far_end);
+    }
+
     /// The first client.
     #[track_caller]
     pub fn client(&self) -> &Host {

@@ -14,7 +14,7 @@ const LENGTH: usize = 4000;
 const SECOND: Duration = Duration::from_secs(2);
 
 #[track_caller]
-fn fragments_arrive(builder: &WorldBuilder) {
+pub(super) fn fragments_arrive(builder: &WorldBuilder) -> Scene {
     let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     for backend in ["pod1-2", "pod2-1"] {
@@ -42,6 +42,7 @@ fn fragments_arrive(builder: &WorldBuilder) {
         }
     }
     assert_eq!(scene.counted("fragment_lost"), 0);
+    scene
 }
 
 #[test]

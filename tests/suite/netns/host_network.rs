@@ -7,7 +7,7 @@ use super::outcome::{by, check};
 use super::scene::{NODE_PORT, PORT, Scene, at, families, web};
 
 #[track_caller]
-fn both_nodes_answer(builder: &WorldBuilder) -> Scene {
+pub(super) fn both_nodes_answer(builder: &WorldBuilder) -> Scene {
     let mut scene = Scene::silent(builder);
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web());

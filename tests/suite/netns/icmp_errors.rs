@@ -7,6 +7,7 @@ use std::time::Duration;
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{ConnectErrorKind, QueuedError, probe_hops, udp_request};
+use lb_tests::world::{World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, READY, Scene, at, endpoint, families, family_slice};
 
@@ -18,8 +19,8 @@ const FAR: u8 = 64;
 
 /// A scene in which every ICMP error is sent, however soon it follows another one.
 #[track_caller]
-fn scene() -> Scene {
-    let scene = Scene::new();
+fn scene(builder: &WorldBuilder) -> Scene {
+    let scene = Scene::of(builder, &[]);
     for (_, netns) in scene.world.namespaces() {
         netns.sysctls(&[("net.ipv4.icmp_ratelimit", "0"), ("net.ipv6.icmp.ratelimit", "0")]);
     }
@@ -55,7 +56,12 @@ fn error(who: &str, from: &Netns, to: SocketAddr, hops: u8) -> QueuedError {
 
 #[test]
 fn a_closed_port_of_the_backend_is_told_to_pods_the_node_and_clients_as_the_vips() {
-    let mut scene = scene();
+    closed_ports_are_told(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn closed_ports_are_told(builder: &WorldBuilder) -> Scene {
+    let mut scene = scene(builder);
     let _dump = OnFailure::of(&scene.world);
     for backend in ["pod1-2", "pod2-1"] {
         for v6 in [false, true] {
@@ -84,6 +90,7 @@ fn a_closed_port_of_the_backend_is_told_to_pods_the_node_and_clients_as_the_vips
             }
         }
     }
+    scene
 }
 
 /// Names of those who say that a datagram's time is over, by its hops from 1 on.
@@ -101,7 +108,12 @@ fn on_the_way(who: &str, backend: &str) -> &'static [&'static str] {
 
 #[test]
 fn time_exceeded_on_the_way_to_a_backend_is_told_as_on_the_way_to_the_vip() {
-    let mut scene = scene();
+    time_exceeded_is_told(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn time_exceeded_is_told(builder: &WorldBuilder) -> Scene {
+    let mut scene = scene(builder);
     let _dump = OnFailure::of(&scene.world);
     for backend in ["pod1-2", "pod2-1"] {
         scene.put_endpoints(&[backend]);
@@ -145,6 +157,7 @@ fn time_exceeded_on_the_way_to_a_backend_is_told_as_on_the_way_to_the_vip() {
             }
         }
     }
+    scene
 }
 
 /// A UDP socket in a namespace, on a port of the wildcard address.

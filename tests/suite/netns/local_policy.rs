@@ -4,6 +4,7 @@
 
 use lb_tests::assert::OnFailure;
 use lb_tests::traffic::tcp_request;
+use lb_tests::world::{World, WorldBuilder};
 
 use super::outcome::{DROPPED, Outcome, REFUSED, by, check};
 use super::scene::{Conditions, ENDING, LEAVING, NODE_PORT, PORT, READY, Scene, at, families, web};
@@ -72,7 +73,12 @@ fn internal_policy_local_keeps_cluster_ip_traffic_on_the_node_and_nothing_else()
 
 #[test]
 fn external_policy_local_falls_back_to_local_endpoints_that_terminate_while_pods_and_the_node_get_all() {
-    let mut scene = Scene::new();
+    external_local_falls_back(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn external_local_falls_back(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web().external_local());
     for row in rows() {
@@ -98,4 +104,5 @@ fn external_policy_local_falls_back_to_local_endpoints_that_terminate_while_pods
             }
         }
     }
+    scene
 }

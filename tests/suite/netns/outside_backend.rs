@@ -14,8 +14,8 @@ use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, empty_slice, familie
 const SECOND: Duration = Duration::from_secs(2);
 
 #[track_caller]
-fn all_reach_them(builder: WorldBuilder) -> Scene {
-    let mut scene = Scene::silent(&builder.clients(2));
+pub(super) fn outside_backends_answer(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::silent(&builder.clone().clients(2));
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web());
     let [first, second] = scene.world.clients() else {
@@ -74,23 +74,23 @@ fn all_reach_them(builder: WorldBuilder) -> Scene {
 
 #[test]
 fn pods_the_node_and_clients_reach_them_and_a_client_reaches_itself() {
-    all_reach_them(World::builder());
+    outside_backends_answer(&World::builder());
 }
 
 #[test]
 fn they_are_reached_with_a_strict_reverse_path_filter_and_forward_policy_drop() {
-    all_reach_them(World::builder().rp_filter(1).forward_policy_drop());
+    outside_backends_answer(&World::builder().rp_filter(1).forward_policy_drop());
 }
 
 #[test]
 fn they_are_reached_with_a_loose_reverse_path_filter_where_netfilter_drops_invalid_packets() {
-    no_half_connection(&all_reach_them(World::builder().rp_filter(2).drop_invalid()));
+    no_half_connection(&outside_backends_answer(&World::builder().rp_filter(2).drop_invalid()));
 }
 
 #[test]
 fn they_are_reached_from_a_bridge_where_netfilter_drops_invalid_packets() {
     let bridge = World::builder().cni(Cni::Bridge).drop_invalid();
-    no_half_connection(&all_reach_them(bridge.br_netfilter()));
+    no_half_connection(&outside_backends_answer(&bridge.br_netfilter()));
 }
 
 #[track_caller]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
 use lb_tests::traffic::tcp_request;
+use lb_tests::world::{World, WorldBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::scene::{NODE_PORT, PORT, READY, Scene, at, families};
@@ -29,7 +30,12 @@ fn connect_and_reset(from: &Netns, to: SocketAddr, bind: SocketAddr) {
 
 #[test]
 fn a_port_that_is_used_again_after_a_reset_or_a_close_reaches_the_endpoint_of_now() {
-    let mut scene = Scene::new();
+    ports_are_used_again(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn ports_are_used_again(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     let places = |scene: &Scene, v6: usize| -> Vec<(Netns, SocketAddr, SocketAddr)> {
         let (addresses, world) = (families()[v6], &scene.world);
@@ -67,4 +73,5 @@ fn a_port_that_is_used_again_after_a_reset_or_a_close_reaches_the_endpoint_of_no
             }
         }
     }
+    scene
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{ConnectErrorKind, tcp_request, udp_request};
-use lb_tests::world::World;
+use lb_tests::world::{World, WorldBuilder};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -17,7 +17,12 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_service_without_endpoints_and_an_unknown_port_refuse_pods_the_node_and_clients() {
-    let mut scene = Scene::new();
+    all_are_refused(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn all_are_refused(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     scene.put_endpoints(&[]);
     scene.settle();
@@ -46,6 +51,7 @@ fn a_service_without_endpoints_and_an_unknown_port_refuse_pods_the_node_and_clie
             }
         }
     }
+    scene
 }
 
 #[test]

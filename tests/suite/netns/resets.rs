@@ -7,7 +7,7 @@ use lb_tests::assert::{OnFailure, throughout};
 use lb_tests::netns::Netns;
 use lb_tests::packet::Packet;
 use lb_tests::traffic::{HeldConnections, send_packet};
-use lb_tests::world::World;
+use lb_tests::world::{World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
 
@@ -27,7 +27,12 @@ fn forge(place: &Netns, from: SocketAddr, to: SocketAddr) {
 
 #[test]
 fn a_connection_that_goes_on_after_a_forged_reset_is_kept_beyond_the_time_of_closed_ones() {
-    let mut scene = Scene::of(&World::builder(), &["--tcp-closed-timeout", CLOSED]);
+    forged_resets_end_nothing(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn forged_resets_end_nothing(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::of(builder, &["--tcp-closed-timeout", CLOSED]);
     let _dump = OnFailure::of(&scene.world);
     let (mut all, mut forged) = (Vec::new(), Vec::new());
     for backend in ["pod1-2", "pod2-1"] {
@@ -79,4 +84,5 @@ fn a_connection_that_goes_on_after_a_forged_reset_is_kept_beyond_the_time_of_clo
             "{who}: no reset was seen: {closed}"
         );
     }
+    scene
 }

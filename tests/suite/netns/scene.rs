@@ -113,9 +113,15 @@ impl Scene {
         }
     }
 
-    /// Starts an agent on every node and waits until all is programmed.
+    /// Starts an agent on every node and waits until all is programmed. Where the world has XDP, the agents are told to have it.
     #[track_caller]
     pub(super) fn start(&mut self, arguments: &[&str]) {
+        let xdp: &[&str] = if self.world.has_xdp() {
+            &["--xdp", "native"]
+        } else {
+            &[]
+        };
+        let arguments = &[arguments, xdp].concat();
         for node in self.world.nodes() {
             self.agents.push(Agent::start(node, &self.folder, arguments));
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{distribution, tcp_request, udp_request};
+use lb_tests::world::{World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, Scene, at, families, web};
 
@@ -146,7 +147,12 @@ fn addresses_in(prefixes: [&str; 2]) -> Vec<IpAddr> {
 
 #[test]
 fn affinity_lasts_for_its_time_from_each_new_connection_on_and_no_longer() {
-    let mut scene = Scene::new();
+    affinity_lasts(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn affinity_lasts(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     scene.put_service(&web().affinity(TIMEOUT.as_secs() as u32));
     // Not the pod that asks: by another address than its endpoint's it does not reach itself.
@@ -203,4 +209,5 @@ fn affinity_lasts_for_its_time_from_each_new_connection_on_and_no_longer() {
             }
         }
     }
+    scene
 }

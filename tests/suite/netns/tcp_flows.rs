@@ -7,6 +7,7 @@ use lb_tests::assert::{OnFailure, throughout};
 use lb_tests::netns::Netns;
 use lb_tests::objects::{ServiceObject, service};
 use lb_tests::traffic::HeldConnections;
+use lb_tests::world::{World, WorldBuilder};
 
 use super::outcome::{DROPPED, Outcome, REFUSED, by, tcp};
 use super::scene::{ENDING, LEAVING, NODE_PORT, PORT, READY, Scene, at, families, web};
@@ -69,7 +70,12 @@ fn all_alive(what: &str, connections: &mut Held) {
 
 #[test]
 fn connections_outlive_their_endpoint_and_their_port() {
-    let mut scene = Scene::new();
+    outlive_endpoint_and_port(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn outlive_endpoint_and_port(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     scene.set_conditions(&[("pod1-2", READY), ("pod2-1", READY)]);
     let mut held = connect_pods_and_client(&scene);
@@ -91,6 +97,7 @@ fn connections_outlive_their_endpoint_and_their_port() {
     scene.settle();
     all_alive("connections of a removed port", &mut held);
     new_ones(&scene, &REFUSED);
+    scene
 }
 
 #[test]

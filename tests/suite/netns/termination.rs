@@ -1,6 +1,7 @@
 //! Which endpoints get new flows, by their conditions (KEP-1672, KEP-1669 proxy-terminating-endpoints).
 
 use lb_tests::assert::OnFailure;
+use lb_tests::world::{World, WorldBuilder};
 
 use super::outcome::{Outcome, REFUSED, by, check};
 use super::scene::{Conditions, ENDING, LEAVING, NODE_PORT, PORT, READY, Scene, at, families};
@@ -18,6 +19,11 @@ const ONLY_TERMINATING: Conditions = [Some(false), None, Some(true)];
 
 #[test]
 fn new_flows_go_to_ready_endpoints_else_to_serving_ones_that_terminate_else_nowhere() {
+    best_endpoints_get_new_flows(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn best_endpoints_get_new_flows(builder: &WorldBuilder) -> Scene {
     let local = || by(&["pod1-2"]);
     let remote = || by(&["pod2-1"]);
     let both = || by(&["pod1-2", "pod2-1"]);
@@ -40,7 +46,7 @@ fn new_flows_go_to_ready_endpoints_else_to_serving_ones_that_terminate_else_nowh
             local(),
         ),
     ];
-    let mut scene = Scene::new();
+    let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     for (what, first, second, expected) in rows {
         scene.set_conditions(&[("pod1-2", first), ("pod2-1", second)]);
@@ -52,4 +58,5 @@ fn new_flows_go_to_ready_endpoints_else_to_serving_ones_that_terminate_else_nowh
             check(&format!("{what}: the client"), world.client(), node_port, &expected);
         }
     }
+    scene
 }

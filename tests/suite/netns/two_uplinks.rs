@@ -35,7 +35,7 @@ fn second(node: usize, like: IpAddr) -> IpAddr {
 }
 
 /// Gives every node an `eth1` on a LAN of their own, by which node 1 reaches the pods of node 2.
-fn add_uplinks(world: &World) {
+fn add_uplinks(world: &mut World) {
     let mut fabric = "link add lan1 address 02:32:00:00:00:01 type bridge forward_delay 0 mcast_snooping 0\n\
         addr add 172.32.0.1/24 dev lan1\naddr add fd00:32::1/64 dev lan1 nodad\n"
         .to_owned();
@@ -56,6 +56,11 @@ fn add_uplinks(world: &World) {
         ));
         node.ns.await_links(&["eth1"]);
     }
+    if world.has_xdp() {
+        for number in 1..=world.nodes().len() {
+            world.carry_xdp(&format!("q-node{number}"));
+        }
+    }
     let [pods4, pods6] = world.node(2).pod_cidrs();
     let [via4, via6] = families().map(|family| second(2, family.cluster));
     world.node(1).ns.ip_batch(&format!(
@@ -66,7 +71,7 @@ fn add_uplinks(world: &World) {
 #[track_caller]
 fn scene(builder: &WorldBuilder) -> Scene {
     let mut scene = Scene::silent(builder);
-    add_uplinks(&scene.world);
+    add_uplinks(&mut scene.world);
     scene.put_service(&web());
     scene.put_endpoints(&["pod1-1", "pod1-2", "pod2-1", "pod2-2"]);
     scene.start(&ARGUMENTS);
@@ -125,11 +130,17 @@ fn turn_replies(world: &World) {
 
 #[test]
 fn replies_return_by_the_uplink_of_the_request_or_by_the_other() {
-    let scene = scene(&World::builder());
+    replies_return_by_either(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn replies_return_by_either(builder: &WorldBuilder) -> Scene {
+    let scene = scene(builder);
     let _dump = OnFailure::of(&scene.world);
     every_way_leads_to_every_backend(&scene, "by the same uplink");
     turn_replies(&scene.world);
     every_way_leads_to_every_backend(&scene, "by the other uplink");
+    scene
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lb_tests::assert::{OnFailure, eventually, throughout};
 use lb_tests::traffic::{UdpReport, UdpStream};
-use lb_tests::world::World;
+use lb_tests::world::{World, WorldBuilder};
 
 use super::scene::{ENDING, LEAVING, NODE_PORT, PORT, READY, Scene, at, families, web};
 
@@ -77,7 +77,12 @@ fn assert_silence(scene: &Scene, pod: &str) {
 
 #[test]
 fn a_flow_stays_while_its_endpoint_serves_and_moves_with_the_next_datagram_when_it_stops() {
-    let mut scene = Scene::new();
+    flows_follow_what_serves(&World::builder());
+}
+
+#[track_caller]
+pub(super) fn flows_follow_what_serves(builder: &WorldBuilder) -> Scene {
+    let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     scene.set_conditions(&[("pod1-2", READY)]);
     let streams = streams(&scene);
@@ -94,6 +99,7 @@ fn a_flow_stays_while_its_endpoint_serves_and_moves_with_the_next_datagram_when_
         assert_eq!(order, ["pod1-2", "pod2-1", "pod1-2"], "{who}: {report:?}");
         assert_only_late_answers_are_lost(&who, &report);
     }
+    scene
 }
 
 /// A reply to a datagram that was on its way when the flow left its endpoint finds no flow; nothing else may be lost.

@@ -10,18 +10,20 @@ use lb_tests::objects::{service, slice};
 use lb_tests::prog_run::xdp::XDP_PASS;
 use lb_tests::tiny_program::TinyXdp;
 use lb_tests::traffic::{Server, UdpStream, bulk_transfer, distribution, tcp_request, udp_request};
-use lb_tests::world::{ClientPlace, Node, PodRouting, World};
+use lb_tests::world::{ClientPlace, Node, PodRouting, World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
-use super::{from_outside, from_the_node, icmp, path_mtu, restart};
+use super::{
+    fragments, from_outside, from_the_node, host_network, icmp, icmp_errors, local_policy, outside_backend, path_mtu,
+    port_reuse, refusal, resets, restart, session_affinity, tcp_flows, termination, two_uplinks, udp_flows,
+};
 
 const SECOND: Duration = Duration::from_secs(2);
-const NATIVE: &[&str] = &["--xdp", "native"];
 
 /// The usual scene with XDP.
 #[track_caller]
 fn scene() -> Scene {
-    Scene::of(&World::builder().xdp(), NATIVE)
+    Scene::of(&World::builder().xdp(), &[])
 }
 
 /// A counter of the uplink's receive queue, as its driver tells.
@@ -49,7 +51,7 @@ fn every_external_frontend_reaches_every_backend() {
 #[test]
 fn every_external_frontend_reaches_every_backend_over_a_tunnel() {
     let builder = World::builder().xdp().routing(PodRouting::Vxlan);
-    from_outside::all_frontends_reach_all_backends(&Scene::of(&builder, NATIVE));
+    from_outside::all_frontends_reach_all_backends(&Scene::of(&builder, &[]));
 }
 
 #[test]
@@ -106,7 +108,7 @@ fn a_restart_with_nothing_changed_writes_nothing() {
 fn streams_pass_whole_both_ways() {
     const BYTES: u64 = 20_000_000;
     for place in [ClientPlace::BehindFabric, ClientPlace::Lan] {
-        let mut scene = Scene::of(&World::builder().xdp().client_place(place), NATIVE);
+        let mut scene = Scene::of(&World::builder().xdp().client_place(place), &[]);
         let _dump = OnFailure::of(&scene.world);
         for pod in ["pod1-1", "pod2-1"] {
             scene.put_endpoints(&[pod]);
@@ -119,6 +121,87 @@ fn streams_pass_whole_both_ways() {
             }
         }
     }
+}
+
+/// Runs what other modules demand with XDP, which has sent frames in the end.
+#[track_caller]
+fn sends_by_xdp(demand: impl FnOnce(&WorldBuilder) -> Scene) {
+    let scene = demand(&World::builder().xdp());
+    let sent = uplink_counter(scene.world.node(1), "xdp_tx");
+    assert!(sent > 0, "XDP has sent nothing");
+}
+
+#[test]
+fn fragments_are_left_to_tc_and_arrive() {
+    let scene = fragments::fragments_arrive(&World::builder().xdp());
+    // Three requests of three fragments each by two ways, to two backends, in both families.
+    let left = scene.counted("handed_over");
+    assert!(left >= 72, "XDP left {left} packets to tc");
+}
+
+#[test]
+fn a_closed_port_of_the_backend_is_told_as_the_vips() {
+    sends_by_xdp(icmp_errors::closed_ports_are_told);
+}
+
+#[test]
+fn time_exceeded_on_the_way_to_a_backend_is_told_as_on_the_way_to_the_vip() {
+    sends_by_xdp(icmp_errors::time_exceeded_is_told);
+}
+
+#[test]
+fn a_service_without_endpoints_and_an_unknown_port_refuse() {
+    sends_by_xdp(refusal::all_are_refused);
+}
+
+#[test]
+fn connections_outlive_their_endpoint_and_their_port() {
+    sends_by_xdp(tcp_flows::outlive_endpoint_and_port);
+}
+
+#[test]
+fn a_flow_of_udp_stays_while_its_endpoint_serves_and_moves_when_it_stops() {
+    sends_by_xdp(udp_flows::flows_follow_what_serves);
+}
+
+#[test]
+fn affinity_lasts_for_its_time_from_each_new_connection_on_and_no_longer() {
+    sends_by_xdp(session_affinity::affinity_lasts);
+}
+
+#[test]
+fn replies_return_by_the_uplink_of_the_request_or_by_the_other() {
+    sends_by_xdp(two_uplinks::replies_return_by_either);
+}
+
+#[test]
+fn external_policy_local_falls_back_to_local_endpoints_that_terminate() {
+    sends_by_xdp(local_policy::external_local_falls_back);
+}
+
+#[test]
+fn new_flows_go_to_ready_endpoints_else_to_serving_ones_that_terminate() {
+    sends_by_xdp(termination::best_endpoints_get_new_flows);
+}
+
+#[test]
+fn a_connection_that_goes_on_after_a_forged_reset_is_kept() {
+    sends_by_xdp(resets::forged_resets_end_nothing);
+}
+
+#[test]
+fn a_port_that_is_used_again_reaches_the_endpoint_of_now() {
+    sends_by_xdp(port_reuse::ports_are_used_again);
+}
+
+#[test]
+fn backends_in_the_host_network_are_reached() {
+    sends_by_xdp(host_network::both_nodes_answer);
+}
+
+#[test]
+fn backends_outside_the_cluster_are_reached() {
+    sends_by_xdp(outside_backend::outside_backends_answer);
 }
 
 /// A process of node1 is the backend of one Service on the port that is another Service's NodePort: what XDP has translated
@@ -216,7 +299,7 @@ fn an_agent_that_cannot_have_xdp_as_told_serves_by_tc_and_is_not_ready_for_that_
     foreign.attach(scene.world.node(1), "eth0", XdpMode::Driver);
     scene.put_service(&super::scene::web());
     scene.put_endpoints(&["pod1-1", "pod2-1"]);
-    let mut agent = Agent::start(scene.world.node(1), &scene.folder, NATIVE);
+    let mut agent = Agent::start(scene.world.node(1), &scene.folder, &["--xdp", "native"]);
     agent.wait_ready();
     let message = eventually(Duration::from_secs(20), "the reason", || {
         let status = agent.json(&["status"]);
@@ -249,7 +332,7 @@ fn a_neighbour_that_only_xdp_sends_to_is_confirmed() {
     }
     scene.put_service(&super::scene::web());
     scene.put_endpoints(&["pod2-1"]);
-    scene.start(NATIVE);
+    scene.start(&[]);
     for addresses in families() {
         let to = at(scene.world.node(1).ip_like(addresses.cluster), NODE_PORT);
         let (node, hop) = (scene.world.node(1), scene.world.node(2).ip_like(addresses.cluster));
