@@ -1,6 +1,7 @@
 //! `steerway check`: what this kernel, these rights and this node allow, and what to do about each lack.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use anyhow::Context as _;
 use lb_common::layout::map;
@@ -9,11 +10,13 @@ use super::Outcome;
 use super::output::{Format, Table, json};
 use super::settings::Given;
 use crate::config::{Config, Unused, process_variable};
-use crate::datapath::attach;
+use crate::datapath::attach::{self, Finding, Hook};
 use crate::datapath::checks::{self, Check, CheckInput, Verdict};
 use crate::datapath::interfaces::{self, Rules};
 use crate::datapath::load;
 use crate::datapath::pins::PinDir;
+use crate::status::ask;
+use crate::status::protocol::{Item, Request};
 
 /// Check the kernel, rights and settings of this node, and say what to do about each lack
 ///
@@ -51,12 +54,14 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     let sizes = ["_v4", "_v6"].map(|family| (format!("{}{family}", map::FLOWS), config.flow_entries));
     let tables = load::wanted_shapes(load::OBJECT, &sizes).unwrap_or_default();
     let pins = PinDir::new(&config.places.pin_dir);
-    let xdp = runtime.block_on(attach::survey(&table, config.xdp, &pins))?;
+    let mut xdp = runtime.block_on(attach::survey(&table, config.xdp, &pins))?;
+    explain(&mut xdp, &config.places.run_dir);
     let checks = checks::run(&CheckInput {
         snat_ports: config.snat_ports.clone(),
         tables,
         interfaces: &table,
         xdp,
+        xdp_insists: config.xdp.insists(),
     });
     let checks: Vec<Check> = checks.into_iter().chain(config.unused.iter().map(unused)).collect();
     match options.output {
@@ -65,6 +70,29 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     }
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
     Ok(if failed { Outcome::Failure } else { Outcome::Success })
+}
+
+/// Puts in what the running agent says of uplinks that lack the XDP they want. Where none answers, nobody has asked their drivers.
+fn explain(findings: &mut [(String, Finding)], run_dir: &Path) {
+    let mut told = Vec::new();
+    let answer = ask(run_dir, &Request::Status, |item| {
+        if let Item::Report(report) = item {
+            told = report.attachments;
+        }
+    });
+    if answer.is_err() {
+        return;
+    }
+    for (name, finding) in findings {
+        let row = told
+            .iter()
+            .find(|row| row.interface == *name && row.direction == Hook::Xdp.name());
+        if let Finding::Wanted(_) = finding
+            && let Some(why) = row.and_then(|row| row.error.clone())
+        {
+            *finding = Finding::Told(why);
+        }
+    }
 }
 
 /// A setting that has no effect, as a check.

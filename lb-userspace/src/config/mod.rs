@@ -90,6 +90,11 @@ impl Xdp {
             .find(|(_, value)| *value == self)
             .map_or("", |(word, _)| word)
     }
+
+    /// Whether an uplink without XDP is an error.
+    pub fn insists(self) -> bool {
+        matches!(self, Self::Native | Self::Generic)
+    }
 }
 
 /// Name patterns that override the roles of interfaces.

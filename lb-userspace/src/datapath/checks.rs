@@ -85,6 +85,8 @@ pub struct CheckInput<'a> {
     pub interfaces: &'a InterfaceTable,
     /// What stands at XDP of each uplink.
     pub xdp: Vec<(String, Finding)>,
+    /// An uplink without XDP is an error, as the settings have it.
+    pub xdp_insists: bool,
 }
 
 /// Makes every check, in the order in which they matter. Blocks for about 100 ms.
@@ -95,7 +97,7 @@ pub fn run(input: &CheckInput<'_>) -> Vec<Check> {
     checks.push(clock());
     checks.extend(memory(&input.tables));
     checks.extend(interfaces(input.interfaces));
-    checks.extend(xdp(&input.xdp));
+    checks.extend(xdp(&input.xdp, input.xdp_insists));
     checks.push(reverse_path(input.interfaces));
     checks.extend(forwarding());
     checks.push(local_ports(
@@ -317,7 +319,7 @@ fn interfaces(table: &InterfaceTable) -> Vec<Check> {
     checks
 }
 
-fn xdp(uplinks: &[(String, Finding)]) -> Option<Check> {
+fn xdp(uplinks: &[(String, Finding)], insists: bool) -> Option<Check> {
     let mode = |hook: &Hook| method_name(*hook, None);
     let told: Vec<String> = uplinks
         .iter()
@@ -325,14 +327,18 @@ fn xdp(uplinks: &[(String, Finding)]) -> Option<Check> {
             Finding::Runs(hook) => format!("{name}: {}, ours", mode(hook)),
             Finding::Wanted(hook) => format!("{name}: nothing yet, an agent asks for {}", mode(hook)),
             Finding::Left(left) => format!("{name}: tc alone, because {left}"),
+            Finding::Told(why) => format!("{name}: tc alone, because {why}, says the agent"),
             Finding::Taken => format!("{name}: tc alone, because {}", Left::Taken),
         })
         .collect();
     let told = told.join("; ");
+    let without = |(_, finding): &(String, Finding)| matches!(finding, Finding::Left(_) | Finding::Told(_));
     if told.is_empty() {
         None
     } else if uplinks.iter().any(|(_, finding)| *finding == Finding::Taken) {
         Some(Check::warn("XDP", told, Left::Taken.fix()))
+    } else if insists && uplinks.iter().any(without) {
+        Some(Check::warn("XDP", told, Left::RELAX))
     } else {
         Some(Check::ok("XDP", told))
     }
@@ -508,6 +514,42 @@ mod tests {
             "{}",
             check.detail
         );
+    }
+
+    #[test]
+    fn xdp_is_told_with_the_reason_and_its_lack_is_wrong_only_where_it_is_insisted_on() {
+        let found = |finding: &Finding, insists| xdp(&[("eth0".to_owned(), finding.clone())], insists);
+        let no_driver = Left::NoDriver.to_string();
+        for (finding, detail, [relaxed, insisting]) in [
+            (Finding::Runs(Hook::Xdp), "eth0: native, ours", [Verdict::Ok; 2]),
+            (
+                Finding::Wanted(Hook::XdpGeneric),
+                "eth0: nothing yet, an agent asks for generic",
+                [Verdict::Ok; 2],
+            ),
+            (
+                Finding::Left(Left::NoEthernet),
+                "eth0: tc alone, because its packets have no Ethernet header",
+                [Verdict::Ok, Verdict::Warn],
+            ),
+            (
+                Finding::Told(no_driver),
+                "eth0: tc alone, because its driver has no native XDP, says the agent",
+                [Verdict::Ok, Verdict::Warn],
+            ),
+            (
+                Finding::Taken,
+                "eth0: tc alone, because somebody else's XDP program runs there, and is left alone",
+                [Verdict::Warn; 2],
+            ),
+        ] {
+            for (insists, verdict) in [(false, relaxed), (true, insisting)] {
+                let check = found(&finding, insists).expect("a check of an uplink");
+                assert_eq!((check.detail.as_str(), check.verdict), (detail, verdict), "{insists}");
+                assert_eq!(check.verdict == Verdict::Ok, check.remedy.is_empty(), "{check:?}");
+            }
+        }
+        assert_eq!(xdp(&[], true), None);
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn checks_have_names_and_remedies() {
             tables,
             interfaces: &table,
             xdp: Vec::new(),
+            xdp_insists: false,
         })
     });
     let mut names: Vec<_> = checks.iter().map(|check| check.name).collect();
@@ -85,6 +86,7 @@ fn checks_tell_what_is_wrong_with_a_node() {
         tables: BTreeMap::new(),
         interfaces: &table,
         xdp: Vec::new(),
+        xdp_insists: false,
     };
     let checks = site.node.run(|| run(&input));
     let warned: Vec<_> = checks

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aya::programs::XdpMode;
 use lb_tests::agent::Agent;
 use lb_tests::assert::{OnFailure, eventually};
-use lb_tests::objects::{service, slice};
+use lb_tests::objects::{Folder, NodeObject, service, slice};
 use lb_tests::prog_run::xdp::XDP_PASS;
 use lb_tests::tiny_program::TinyXdp;
 use lb_tests::traffic::{Server, UdpStream, bulk_transfer, distribution, tcp_request, udp_request};
@@ -289,6 +289,62 @@ fn status_tells_where_xdp_runs_and_why_not() {
         panic!("{rows:?}");
     };
     assert!(method == "off" && why.contains("veth"), "{rows:?}");
+}
+
+/// What `check` says of XDP: its verdict and what was found.
+#[track_caller]
+fn checked(agent: &Agent, arguments: &[&str]) -> (String, String) {
+    let checks = agent.json(&[&["check"], arguments].concat());
+    let check = checks
+        .as_array()
+        .expect("checks")
+        .iter()
+        .find(|check| check["name"] == "XDP");
+    let text = |field: &str| {
+        check
+            .and_then(|check| check[field].as_str())
+            .expect("a text")
+            .to_owned()
+    };
+    (text("verdict"), text("detail"))
+}
+
+#[test]
+fn check_tells_what_the_agent_was_told_by_a_driver_that_refuses() {
+    const UPLINKS: [&str; 2] = ["--uplink", "eth*"];
+    let world = World::builder().nodes(1).pods_per_node(0).clients(0).build();
+    let _dump = OnFailure::of(&world);
+    let (node, folder) = (world.node(1), Folder::new());
+    folder.put(&NodeObject::from(node));
+    node.ns.ip_batch("link add eth9 type bridge\nlink set eth9 up\n");
+    let mut agent = Agent::prepare(node, &folder, &UPLINKS);
+    let veth = "eth0: tc alone, because it is a veth";
+    let says = |agent: &Agent, what: &str| {
+        let (verdict, found) = checked(agent, &UPLINKS);
+        assert_eq!(verdict, "ok");
+        for part in [veth, what] {
+            assert!(found.contains(part), "no {part} in {found}");
+        }
+    };
+    // Nobody has asked the driver.
+    says(&agent, "eth9: nothing yet, an agent asks for native");
+    agent.restart();
+    agent.wait_ready();
+    says(
+        &agent,
+        "eth9: tc alone, because its driver has no native XDP, says the agent",
+    );
+    let (verdict, found) = checked(&agent, &[&UPLINKS[..], &["--xdp", "native"]].concat());
+    assert_eq!(verdict, "warn", "{found}");
+    agent.set_arguments(&[&UPLINKS[..], &["--xdp", "generic"]].concat());
+    agent.terminate();
+    agent.restart();
+    agent.wait_ready();
+    let (verdict, found) = checked(&agent, &[&UPLINKS[..], &["--xdp", "generic"]].concat());
+    assert_eq!(
+        (verdict.as_str(), found.as_str()),
+        ("ok", "eth0: generic, ours; eth9: generic, ours")
+    );
 }
 
 #[test]

@@ -67,11 +67,14 @@ impl fmt::Display for Left {
 }
 
 impl Left {
+    /// What helps in any case.
+    pub const RELAX: &str = "use --xdp auto or --xdp off";
+
     /// What the operator can do about it.
     pub fn fix(&self) -> &'static str {
         match self {
             Self::Off | Self::NoEthernet | Self::CarriesVlans | Self::Veth | Self::NoDriver | Self::NoPrograms(_) => {
-                "use --xdp auto or --xdp off"
+                Self::RELAX
             }
             Self::Taken => "remove that program (`ip link set dev <interface> xdp off`), or use --xdp auto",
             Self::Refused(_) => "look at the kernel's log (MTU, queues, offloads), or use --xdp auto",
@@ -105,6 +108,8 @@ pub enum Finding {
     Wanted(Hook),
     /// Nothing runs, nor would it.
     Left(Left),
+    /// Nothing runs, though it is wanted: the running agent says why.
+    Told(String),
 }
 
 /// Looks at every uplink, without changing anything; gives what it finds by name.
@@ -219,7 +224,7 @@ impl Attacher {
                 },
             };
             if let Err(left) = &outcome
-                && matches!(self.xdp, Xdp::Native | Xdp::Generic)
+                && self.xdp.insists()
             {
                 errors.push(AttachError::Xdp {
                     ifname: interface.name.clone(),
