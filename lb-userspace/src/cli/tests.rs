@@ -257,7 +257,12 @@ fn from_pins() -> Vec<ServiceItem> {
 #[test]
 fn services_read_like_this() {
     let desired = desired();
-    let flows = desired.service_ports.keys().take(1).map(|key| (key.clone(), 7)).collect();
+    let flows = desired
+        .service_ports
+        .keys()
+        .take(1)
+        .map(|key| (key.clone(), 7))
+        .collect();
     let items = service_items(&desired, Some(&flows), &ServiceFilter::default());
     let text = printed(|out| services::print(out, &items, false));
     let expected = "\
@@ -271,7 +276,11 @@ default     web:http     NodePort    TCP/IPv4   10.96.0.1:80,*:30080   Cluster/L
         let found = wide.lines().find_map(|line| line.split_once(endpoints));
         found.map(|(_, tail)| tail.split_whitespace().collect::<Vec<_>>())
     };
-    assert_eq!(tail(" 2/4 "), Some(vec!["ClientIP(10800s)", "<none>", "<none>", "0"]), "{wide}");
+    assert_eq!(
+        tail(" 2/4 "),
+        Some(vec!["ClientIP(10800s)", "<none>", "<none>", "0"]),
+        "{wide}"
+    );
     assert_eq!(tail(" 0/0 "), Some(vec!["<none>", "<none>", "<none>", "7"]), "{wide}");
 }
 
