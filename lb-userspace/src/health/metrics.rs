@@ -1,8 +1,8 @@
 //! `/metrics` in Prometheus' text format, and what else kube-proxy's metrics port answers.
 //!
 //! Names of kube-proxy (`kubeproxy_*`) are kept where they mean the same here, so that dashboards and alerts go on; both families
-//! are programmed together and told alike. Everything else begins with `steerway_`. There are series of each service port on request alone: a
-//! scrape stays below 500 series.
+//! are programmed together and told alike, and so are those of a process. Everything else begins with `steerway_`. There are series of each
+//! service port on request alone: a scrape stays below 500 series.
 
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use super::Told;
 use super::facts::Facts;
 use super::http::{self, Answer};
 use super::probe::Probe;
+use super::process;
 use crate::observe::{Changes, Histogram, verdict_of};
 use crate::status::report::{Report, ServiceItem};
 
@@ -107,6 +108,9 @@ impl Page {
 fn metrics(report: &Report, services: Option<&[ServiceItem]>, facts: &Facts, probes: &ProbeCounts) -> String {
     let mut page = Page::default();
     of_kube_proxy(&mut page, facts, probes);
+    for series in process::series() {
+        page.single(series.name, series.kind, series.help, series.value);
+    }
     page.begin("steerway_build_info", "gauge", "The agent's version.");
     page.sample("steerway_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.single(

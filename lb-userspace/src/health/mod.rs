@@ -8,6 +8,7 @@ mod http;
 mod metrics;
 mod node_ports;
 mod probe;
+mod process;
 
 use std::io;
 use std::net::SocketAddr;

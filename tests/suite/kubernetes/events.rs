@@ -1,6 +1,7 @@
 //! Events of the agent: what an operator must know stands on the object, once when it comes, changes and ends. And what a scrape tells.
 
 use lb_tests::assert::{OnFailure, eventually};
+use lb_tests::kubernetes::ControlPlane;
 use lb_tests::traffic::HeldConnections;
 use lb_tests::world::World;
 use serde_json::{Value, json};
@@ -9,10 +10,8 @@ use super::health::{LIMIT, get};
 use super::{Scene, at, web};
 
 /// Type, reason and note of the agents' events about an object, oldest first.
-fn events(scene: &Scene, kind: &str, name: &str) -> Vec<(String, String, String)> {
-    let text = scene
-        .cluster
-        .kubectl(&["get", "events.events.k8s.io", "-A", "-o", "json"], "");
+pub(super) fn events(cluster: &ControlPlane, kind: &str, name: &str) -> Vec<(String, String, String)> {
+    let text = cluster.kubectl(&["get", "events.events.k8s.io", "-A", "-o", "json"], "");
     let list: Value = serde_json::from_str(&text).expect("JSON of kubectl");
     let items = list["items"].as_array().cloned().unwrap_or_default();
     let mut found: Vec<(String, Value)> = items
@@ -44,7 +43,7 @@ fn a_rejected_object_has_events_when_it_comes_changes_and_ends() {
         &json!({ "spec": { "ports": [port(80, "TCP"), port(81, "SCTP")] } }),
     );
     let reasons = |scene: &Scene| -> Vec<(String, String)> {
-        let all = events(scene, "Service", "odd");
+        let all = events(&scene.cluster, "Service", "odd");
         all.into_iter().map(|(kind, reason, _)| (kind, reason)).collect()
     };
     let warning = ("Warning".to_owned(), "NotProgrammed".to_owned());
@@ -59,7 +58,7 @@ fn a_rejected_object_has_events_when_it_comes_changes_and_ends() {
         });
     };
     becomes(&scene, std::slice::from_ref(&warning));
-    let (_, _, note) = events(&scene, "Service", "odd").remove(0);
+    let (_, _, note) = events(&scene.cluster, "Service", "odd").remove(0);
     assert!(
         note.contains("spec.ports: port \"p81\": SCTP is not forwarded"),
         "{note}"
@@ -87,8 +86,15 @@ fn a_rejected_object_has_events_when_it_comes_changes_and_ends() {
         &scene,
         &[warning.clone(), warning, ("Normal".to_owned(), "Resolved".to_owned())],
     );
-    let (_, _, note) = events(&scene, "Service", "odd").remove(2);
+    let (_, _, note) = events(&scene.cluster, "Service", "odd").remove(2);
     assert!(note.starts_with("NotProgrammed: ") && note.contains("p82"), "{note}");
+    for node in ["node1", "node2"] {
+        let of_node = events(&scene.cluster, "Node", node);
+        let starts = of_node
+            .iter()
+            .filter(|(kind, reason, _)| kind == "Normal" && reason == "Starting");
+        assert_eq!(starts.count(), 1, "{of_node:?}");
+    }
 }
 
 #[test]
@@ -110,7 +116,7 @@ fn a_health_check_port_that_is_taken_has_an_event_on_its_service() {
     scene.settle();
     let becomes = |wanted: &[&str]| {
         eventually(LIMIT, "the events of the Service", || {
-            let found = events(&scene, "Service", "web");
+            let found = events(&scene.cluster, "Service", "web");
             let reasons: Vec<&str> = found.iter().map(|(_, reason, _)| reason.as_str()).collect();
             if reasons == wanted {
                 Ok(())
@@ -178,6 +184,11 @@ fn a_scrape_tells_how_long_endpoints_take_and_stays_small() {
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}"
             ) >= queued,
         "{text}"
+    );
+    let resident = value(&text, "process_resident_memory_bytes ");
+    assert!(
+        resident.is_some_and(|bytes| bytes > 1e6 && bytes < 1e10),
+        "{resident:?}"
     );
     let series = text.lines().filter(|line| !line.starts_with('#')).count();
     assert!(series > 300 && series < 500, "{series} series:\n{text}");

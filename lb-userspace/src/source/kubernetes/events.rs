@@ -1,7 +1,7 @@
 //! Events (`events.k8s.io/v1`) about what an operator must know: on the object when something of it is not programmed, changes, or is over.
 //!
 //! In: [`Notices`], everything that holds now, replaced as a whole. Out: one event for each notice that has stood for a while, one more when
-//! its text changes and one when it is over: never one a cycle. An event's name follows from its object and text, so that of all agents
+//! its text changes and one when it is over: never one a cycle. And one at the start, as kube-proxy has it. An event's name follows from its object and text, so that of all agents
 //! with the same to say one says it, and the others find it said. What is said again is counted in its series. Events
 //! are few at a time, and a server that refuses or is away loses them nothing but time.
 
@@ -33,6 +33,8 @@ pub type Topic = (ObjectRef, &'static str);
 
 /// The reason of the event that says that another is over.
 const OVER: &str = "Resolved";
+/// The reason of the event that says that this agent has started: kube-proxy's.
+const STARTING: &str = "Starting";
 /// How long something must hold, or be over, before it is told: what lasts a moment is nobody's concern.
 const STANDS: Duration = Duration::from_secs(2);
 /// Agents that have the same to say do not say it at once.
@@ -51,6 +53,7 @@ const REMEMBERED: usize = 1000;
 pub async fn record(access: Access, node_name: Arc<str>, mut notices: watch::Receiver<Notices>) {
     let mut recorder = Recorder {
         access,
+        starting: Some(Saying::starting(&node_name, wall())),
         node_name,
         told: BTreeMap::new(),
         since: BTreeMap::new(),
@@ -114,20 +117,44 @@ enum Next {
 struct Saying {
     topic: Topic,
     note: String,
+    what: What,
+}
+
+/// What an event says of its topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum What {
+    /// It holds.
+    Holds,
     /// It is over; the note says what was.
-    over: bool,
+    Over,
+    /// It happened at this time; another time is another event.
+    Happened(SystemTime),
 }
 
 impl Saying {
+    /// That this node's agent starts.
+    fn starting(node_name: &str, at: SystemTime) -> Self {
+        let node = ObjectRef {
+            kind: ObjectKind::Node,
+            namespace: String::new(),
+            name: node_name.to_owned(),
+        };
+        Self {
+            topic: (node, STARTING),
+            note: concat!("Steerway ", env!("CARGO_PKG_VERSION"), " starts").to_owned(),
+            what: What::Happened(at),
+        }
+    }
+
     fn reason(&self) -> &'static str {
-        if self.over { OVER } else { self.topic.1 }
+        if self.what == What::Over { OVER } else { self.topic.1 }
     }
 
     /// The name of the event, the same for all who say the same of an object.
     fn name(&self) -> String {
         // Fixed keys: the same text has the same number in every agent.
         let mut hasher = DefaultHasher::new();
-        (&self.topic, &self.note, self.over).hash(&mut hasher);
+        (&self.topic, &self.note, self.what).hash(&mut hasher);
         let object = &self.topic.0.name;
         let object: String = object.chars().take(200).collect();
         format!("{}.{:016x}", object.trim_end_matches(['.', '-']), hasher.finish())
@@ -155,7 +182,7 @@ impl Saying {
         json!({ "apiVersion": "events.k8s.io/v1", "kind": "Event",
             "metadata": { "name": self.name(), "namespace": self.namespace() },
             "eventTime": micros(at), "reportingController": "steerway.dev/agent", "reportingInstance": node_name,
-            "action": "Program", "reason": self.reason(), "type": if self.over { "Normal" } else { "Warning" },
+            "action": "Program", "reason": self.reason(), "type": if self.what == What::Holds { "Warning" } else { "Normal" },
             "regarding": regarding, "note": cut(&self.note) })
     }
 }
@@ -164,6 +191,8 @@ impl Saying {
 struct Recorder {
     access: Access,
     node_name: Arc<str>,
+    /// That this agent starts, until it is told.
+    starting: Option<Saying>,
     /// What was told and is not over.
     told: BTreeMap<Topic, String>,
     /// Since when something else holds than was told.
@@ -174,8 +203,11 @@ struct Recorder {
 }
 
 impl Recorder {
-    /// The first thing to say of what differs from what was told, once it has stood long enough.
+    /// The first thing to say: the start, then what differs from what was told, once it has stood long enough.
     fn next(&mut self, wanted: &Notices, at: Instant, stands: Duration) -> Next {
+        if let Some(starting) = &self.starting {
+            return Next::Say(starting.clone());
+        }
         let differs = |topic: &Topic, note: Option<&String>| self.told.get(topic) != note;
         let news = wanted.iter().map(|(topic, note)| (topic, Some(note)));
         let over = self.told.keys().filter(|topic| !wanted.contains_key(*topic));
@@ -191,10 +223,10 @@ impl Recorder {
             let (_, since) = *self.since.entry(topic.clone()).or_insert((note.clone(), at));
             let due = since + stands;
             if due <= at {
-                let over = note.is_none();
+                let what = if note.is_none() { What::Over } else { What::Holds };
                 let was = || format!("{}: {}", topic.1, self.told.get(&topic).map_or("", String::as_str));
                 let note = note.unwrap_or_else(was);
-                return Next::Say(Saying { topic, note, over });
+                return Next::Say(Saying { topic, note, what });
             }
             first = Some(first.map_or(due, |first| first.min(due)));
         }
@@ -203,10 +235,10 @@ impl Recorder {
 
     fn said(&mut self, saying: Saying) {
         self.since.remove(&saying.topic);
-        if saying.over {
-            self.told.remove(&saying.topic);
-        } else {
-            self.told.insert(saying.topic, saying.note);
+        match saying.what {
+            What::Holds => _ = self.told.insert(saying.topic, saying.note),
+            What::Over => _ = self.told.remove(&saying.topic),
+            What::Happened(_) => self.starting = None,
         }
     }
 
@@ -303,6 +335,7 @@ mod tests {
                 server: "https://192.0.2.1".to_owned(),
             },
             node_name: "n1".into(),
+            starting: None,
             told: BTreeMap::new(),
             since: BTreeMap::new(),
             series: BTreeMap::new(),
@@ -318,7 +351,11 @@ mod tests {
             .collect();
         let mut all = Vec::new();
         while let Next::Say(saying) = recorder.next(&wanted, at, STANDS) {
-            all.push((saying.topic.0.name.clone(), saying.note.clone(), saying.over));
+            all.push((
+                saying.topic.0.name.clone(),
+                saying.note.clone(),
+                saying.what == What::Over,
+            ));
             recorder.said(saying);
         }
         all
@@ -358,11 +395,30 @@ mod tests {
     }
 
     #[test]
+    fn a_start_is_said_first_and_once_and_each_start_is_another_event() {
+        let (start, at) = (SystemTime::UNIX_EPOCH, now());
+        let starting = Saying::starting("n1", start);
+        let mut recorder = Recorder {
+            starting: Some(starting.clone()),
+            ..recorder()
+        };
+        assert_eq!(recorder.next(&Notices::new(), at, STANDS), Next::Say(starting.clone()));
+        recorder.said(starting.clone());
+        assert_eq!(recorder.next(&Notices::new(), at, STANDS), Next::Nothing);
+        assert_ne!(Saying::starting("n1", start + STANDS).name(), starting.name());
+        let event = starting.event("n1", start);
+        assert_eq!(
+            (&event["type"], &event["reason"], &event["regarding"]["uid"]),
+            (&json!("Normal"), &json!("Starting"), &json!("n1"))
+        );
+    }
+
+    #[test]
     fn an_events_name_follows_from_what_it_says() {
         let saying = |note: &str, over| Saying {
             topic: topic("web"),
             note: note.to_owned(),
-            over,
+            what: if over { What::Over } else { What::Holds },
         };
         assert_eq!(saying("x", false).name(), saying("x", false).name());
         assert_ne!(saying("x", false).name(), saying("y", false).name());
