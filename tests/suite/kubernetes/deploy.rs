@@ -6,21 +6,18 @@ use std::fs;
 use std::path::PathBuf;
 
 use lb_tests::agent::Agent;
-use lb_tests::assert::OnFailure;
-use lb_tests::kubernetes::ControlPlane;
+use lb_tests::assert::{OnFailure, eventually};
+use lb_tests::kubernetes::{ControlPlane, Use};
 use lb_tests::objects::NodeObject;
 use lb_tests::world::World;
 use serde_json::{Value, json};
 
+use super::events::events as events_of;
+use super::health::LIMIT;
 use super::{PORT, web};
 
-/// Rights that the role has for what happens seldom, each with the reason why an ordinary run does not use it.
-const SELDOM: [(&str, &str); 4] = [
-    ("create", "events"),
-    ("patch", "events"),
-    ("create", "events.k8s.io/events"),
-    ("patch", "events.k8s.io/events"),
-];
+/// Who the agent is.
+const ACCOUNT: &str = "system:serviceaccount:kube-system:steerway";
 
 /// As every cluster with a Service proxy in a DaemonSet has it.
 const PRIVILEGED: &str = "--allow-privileged";
@@ -76,6 +73,7 @@ fn the_agent_uses_every_right_of_its_role_and_asks_for_no_other() {
     let kubeconfig = cluster.service_account("kube-system", "steerway");
     let mut agent = Agent::start_on_api(world.node(1), &kubeconfig, &[]);
     agent.wait_ready();
+    provoke_events(&cluster);
     // Without streaming lists the same agent reads pages.
     agent.kill9();
     cluster.kill_server();
@@ -86,17 +84,38 @@ fn the_agent_uses_every_right_of_its_role_and_asks_for_no_other() {
 
     let services = agent.json(&["services", "web"]).to_string();
     assert!(services.contains("203.0.113.10"), "{services} (port {PORT})");
-    let uses = cluster.uses_of("system:serviceaccount:kube-system:steerway");
-    // A streaming list that the server does not have is refused as a request, not for want of rights.
-    let used: BTreeSet<(String, String)> = uses.into_keys().map(|one| (one.verb, one.resource)).collect();
     let role = cluster.kubectl(&["get", "clusterrole/steerway", "-o", "json"], "");
-    let allowed = rights(&serde_json::from_str(&role).expect("JSON of kubectl"));
-    let seldom: BTreeSet<_> = SELDOM
-        .map(|(verb, resource)| (verb.to_owned(), resource.to_owned()))
-        .into();
-    assert!(used.is_subset(&allowed), "used {used:?}, allowed {allowed:?}");
-    let unused: BTreeSet<_> = allowed.difference(&used).cloned().collect();
-    assert!(unused.is_subset(&seldom), "never used: {unused:?}");
+    let granted = rights(&serde_json::from_str(&role).expect("JSON of kubectl"));
+    let uses = cluster.uses_of(ACCOUNT);
+    // A streaming list that the server does not have is refused as a request, not for want of rights; a refusal is no use.
+    let used = pairs(uses.keys().filter(|one| one.allowed));
+    assert_eq!(used, granted, "used and granted");
+    let asked = pairs(uses.keys());
+    assert!(asked.is_subset(&granted), "asked {asked:?}, granted {granted:?}");
+}
+
+/// Verb and resource of what was asked.
+fn pairs<'a>(uses: impl Iterator<Item = &'a Use>) -> BTreeSet<(String, String)> {
+    uses.map(|one| (one.verb.clone(), one.resource.clone())).collect()
+}
+
+/// Has a Service refused, taken, and refused for the same reason once more, which is one more in the series of the first event.
+#[track_caller]
+fn provoke_events(cluster: &ControlPlane) {
+    let becomes = |protocol: &str, done: &str, is_done: &dyn Fn() -> bool| {
+        let ports = json!([{ "name": "odd", "port": PORT, "protocol": protocol }]);
+        cluster.patch("service", "odd", &json!({ "spec": { "ports": ports } }));
+        eventually(LIMIT, done, || if is_done() { Ok(()) } else { Err("not yet") });
+    };
+    let told = |count: usize| move || events_of(cluster, "Service", "odd").len() == count;
+    cluster.create(&web("odd", "10.96.0.20"));
+    becomes("SCTP", "an event says that the Service is refused", &told(1));
+    becomes("TCP", "an event says that it is taken", &told(2));
+    becomes("SCTP", "the first event is one of a series", &|| {
+        let uses = cluster.uses_of(ACCOUNT);
+        uses.keys().any(|one| one.allowed && one.verb == "patch")
+    });
+    assert_eq!(events_of(cluster, "Service", "odd").len(), 2);
 }
 
 #[test]
