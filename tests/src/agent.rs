@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
 use std::sync::Once;
@@ -25,6 +26,8 @@ use crate::world::{CLUSTER_CIDR, NODE_CIDR, Node};
 
 const BPFFS: &str = "/sys/fs/bpf";
 const PINS: &str = "/sys/fs/bpf/steerway-tests";
+/// Where a pod has the credentials of its ServiceAccount.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long `wait_ready` lets the agent take.
 const READY_SECONDS: u32 = 60;
 /// How long an agent may take to end after SIGTERM.
@@ -89,6 +92,26 @@ impl Agent {
             file,
         ];
         let mut agent = Self::with_source(node, &source, arguments);
+        agent.restart();
+        agent
+    }
+
+    /// Starts an agent on `node` as in a pod: the folder with the ServiceAccount's credentials is where pods have it, and the environment
+    /// names a ClusterIP as the API server's address, as it does in every pod. The agent is told `server`.
+    #[track_caller]
+    pub fn start_in_pod(node: &Node, account: &Path, server: &str) -> Self {
+        let source = ["--source", "kubernetes", "--api-server", server].map(OsStr::new);
+        let mut agent = Self::with_source(node, &source, &[]);
+        let script = agent.files.path().join("in-pod");
+        let text = format!(
+            "#!/bin/sh\nexport KUBERNETES_SERVICE_HOST=10.96.0.1 KUBERNETES_SERVICE_PORT=443\n\
+             exec unshare --mount sh -c 'mkdir -p {ACCOUNT} && mount --bind {} {ACCOUNT} && exec {} \"$@\"' sh \"$@\"\n",
+            account.display(),
+            agent.binary.display()
+        );
+        fs::write(&script, text).expect("a file in a temporary directory");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("a file of ours");
+        agent.binary = script;
         agent.restart();
         agent
     }

@@ -17,6 +17,7 @@
 //! their logs are printed first.
 
 mod audit;
+mod etcd;
 mod kube_proxy;
 mod kubectl;
 mod process;
@@ -87,7 +88,7 @@ impl ControlPlane {
         write_credentials(folder.path());
         let netns = world.fabric.clone();
         let etcd = Process::start(&netns, "etcd", folder.path(), &etcd_flags(folder.path()));
-        await_port(&netns, "127.0.0.1:2379", "etcd");
+        await_port(&netns, etcd::ADDRESS, "etcd");
         let mut cluster = Self {
             netns,
             folder,
@@ -149,7 +150,7 @@ impl ControlPlane {
         let path = |file: &str| self.folder.path().join(file).display().to_string();
         let key = path("service-account.key");
         let mut flags = vec![
-            "--etcd-servers=http://127.0.0.1:2379".to_owned(),
+            format!("--etcd-servers=http://{}", etcd::ADDRESS),
             format!("--service-cluster-ip-range={SERVICE_RANGES}"),
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-account-key-file={key}"),
@@ -249,6 +250,11 @@ impl ControlPlane {
         (relay, file)
     }
 
+    /// The URL of the API server by way of its relay.
+    pub fn relayed() -> String {
+        format!("https://{SERVER}:{RELAY_PORT}")
+    }
+
     /// The certificate of the API server, which names [`SERVER`] whatever the port.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("kube-apiserver/apiserver.crt")
@@ -280,8 +286,8 @@ fn etcd_flags(folder: &Path) -> Vec<String> {
     vec![
         format!("--data-dir={}", folder.join("etcd").display()),
         "--unsafe-no-fsync".to_owned(),
-        "--listen-client-urls=http://127.0.0.1:2379".to_owned(),
-        "--advertise-client-urls=http://127.0.0.1:2379".to_owned(),
+        format!("--listen-client-urls=http://{}", etcd::ADDRESS),
+        format!("--advertise-client-urls=http://{}", etcd::ADDRESS),
         "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
         "--log-level=warn".to_owned(),
     ]

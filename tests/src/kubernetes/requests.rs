@@ -61,17 +61,23 @@ impl Requests {
     /// Opens one more connection, on which one request follows another.
     #[track_caller]
     pub fn connect(&self) -> Connection {
-        let stream = self.netns.run(|| TcpStream::connect(PROXY)).expect("kubectl's proxy");
-        stream.set_nodelay(true).expect("a TCP socket");
-        Connection(BufReader::new(stream))
+        Connection::open(&self.netns, PROXY)
     }
 }
 
-/// One connection to the proxy.
+/// One HTTP connection: to the proxy, or to etcd.
 #[derive(Debug)]
 pub struct Connection(BufReader<TcpStream>);
 
 impl Connection {
+    #[track_caller]
+    pub(super) fn open(netns: &Netns, address: &str) -> Self {
+        let stream = netns.run(|| TcpStream::connect(address));
+        let stream = stream.unwrap_or_else(|error| panic!("{address}: {error}"));
+        stream.set_nodelay(true).expect("a TCP socket");
+        Self(BufReader::new(stream))
+    }
+
     /// Creates a Service or an EndpointSlice.
     #[track_caller]
     pub fn create(&mut self, object: &Value) {
@@ -95,7 +101,8 @@ impl Connection {
         );
     }
 
-    fn ask(&mut self, method: &str, path: &str, object: &Value) -> io::Result<(u16, Vec<u8>)> {
+    /// Status and body of the answer.
+    pub(super) fn ask(&mut self, method: &str, path: &str, object: &Value) -> io::Result<(u16, Vec<u8>)> {
         let body = object.to_string();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",

@@ -70,18 +70,24 @@ fn moves_to(scene: &Scene, pod: &str) {
     });
 }
 
-#[test]
-fn a_replaced_token_is_taken_up_whether_it_comes_before_or_after_the_old_ones_end() {
-    let mut scene = Scene::of(&World::builder().nodes(1), &[]);
-    let _dump = OnFailure::of(&scene.world);
-    scene.agents.clear();
-    let cluster = &scene.cluster;
+/// Makes the agent's ServiceAccount, with kube-proxy's rights.
+#[track_caller]
+fn create_account(cluster: &ControlPlane) {
     cluster.kubectl(&["create", "serviceaccount", "agent", "-n", "kube-system"], "");
     let bound = [
         "--clusterrole=system:node-proxier",
         "--serviceaccount=kube-system:agent",
     ];
     cluster.kubectl(&[&["create", "clusterrolebinding", "agent"], &bound[..]].concat(), "");
+}
+
+#[test]
+fn a_replaced_token_is_taken_up_whether_it_comes_before_or_after_the_old_ones_end() {
+    let mut scene = Scene::of(&World::builder().nodes(1), &[]);
+    let _dump = OnFailure::of(&scene.world);
+    scene.agents.clear();
+    let cluster = &scene.cluster;
+    create_account(cluster);
     let folder = tempfile::tempdir().expect("a temporary directory");
     let file = folder.path().join("token");
     let first = token(cluster, "first");
@@ -120,4 +126,45 @@ fn a_replaced_token_is_taken_up_whether_it_comes_before_or_after_the_old_ones_en
     scene.settle();
     let report = held.check_all();
     assert_eq!((report.alive, report.lost.len()), (COUNT, 0), "{report:?}");
+}
+
+/// A new state of the folder that kubelet mounts: a folder of its own, and a link that is moved to it.
+#[track_caller]
+fn project(folder: &Path, state: &str, cluster: &ControlPlane, token: &str) {
+    let data = folder.join(state);
+    fs::create_dir(&data).expect("a folder in a temporary directory");
+    fs::copy(cluster.certificate(), data.join("ca.crt")).expect("the API server's certificate");
+    fs::write(data.join("token"), token).expect("a file in a temporary directory");
+    let new = folder.join("..data_tmp");
+    std::os::unix::fs::symlink(state, &new).expect("a link");
+    fs::rename(&new, folder.join("..data")).expect("a link");
+}
+
+#[test]
+fn an_agent_in_a_pod_asks_as_its_service_account_and_takes_a_new_token_up() {
+    let mut scene = Scene::of(&World::builder().nodes(1), &[]);
+    let _dump = OnFailure::of(&scene.world);
+    scene.agents.clear();
+    create_account(&scene.cluster);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let first = token(&scene.cluster, "first");
+    project(folder.path(), "..first", &scene.cluster, &first);
+    for file in ["ca.crt", "token"] {
+        std::os::unix::fs::symlink(format!("..data/{file}"), folder.path().join(file)).expect("a link");
+    }
+    let (relay, _) = scene.cluster.relay(&json!({}));
+    let agent = Agent::start_in_pod(scene.world.node(1), folder.path(), &ControlPlane::relayed());
+    scene.agents.push(agent);
+    scene.cluster.create(&web("web", VIP));
+    scene.create_slice("web", &["pod1-2"]);
+    scene.settle();
+    let mut held = HeldConnections::start(scene.world.pod("pod1-1"), at(VIP, PORT), COUNT);
+
+    let second = token(&scene.cluster, "second");
+    project(folder.path(), "..second", &scene.cluster, &second);
+    end(&scene.cluster, "first", &first);
+    relay.cut();
+    moves_to(&scene, "pod1-1");
+    assert!(!scene.agents[0].log().contains("401"), "{}", scene.agents[0].log());
+    held.all_alive().expect("connections of before");
 }

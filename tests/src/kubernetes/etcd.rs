@@ -1,0 +1,84 @@
+//! etcd behind the API server's back, through its HTTP gateway (JSON, keys and values in base64).
+//!
+//! In: objects that no API server would take, as old data or a broken controller may have left them; and the wish that history is
+//! forgotten. Errors: etcd refuses, which panics.
+
+use serde_json::{Value, json};
+
+use super::ControlPlane;
+use super::requests::Connection;
+
+/// Where etcd listens.
+pub(super) const ADDRESS: &str = "127.0.0.1:2379";
+
+impl ControlPlane {
+    /// Stores a Service or an EndpointSlice that the API server would refuse; it hands it out as it is.
+    #[track_caller]
+    pub fn store(&self, object: &Value) {
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str).expect("text");
+        let folder = match text("/kind") {
+            "Service" => "services/specs",
+            "EndpointSlice" => "endpointslices",
+            kind => panic!("{kind} is not stored this way"),
+        };
+        let key = format!(
+            "/registry/{folder}/{}/{}",
+            text("/metadata/namespace"),
+            text("/metadata/name")
+        );
+        self.etcd(
+            "put",
+            &json!({ "key": base64(key.as_bytes()), "value": base64(object.to_string().as_bytes()) }),
+        );
+    }
+
+    /// Has etcd forget what was before now: nobody can follow objects from an earlier version any more.
+    #[track_caller]
+    pub fn compact(&self) {
+        let found = self.etcd("range", &json!({ "key": base64(b"/"), "limit": "1" }));
+        let now = &found["header"]["revision"];
+        self.etcd("compaction", &json!({ "revision": now, "physical": true }));
+    }
+
+    #[track_caller]
+    fn etcd(&self, what: &str, request: &Value) -> Value {
+        let path = format!("/v3/kv/{what}");
+        let answer = Connection::open(&self.netns, ADDRESS).ask("POST", &path, request);
+        let (status, body) = answer.expect("etcd");
+        let body = String::from_utf8_lossy(&body).into_owned();
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
+    }
+}
+
+/// RFC 4648 section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for part in bytes.chunks(3) {
+        let bits = part.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - part.len()));
+        for digit in 0..4 {
+            let at = (bits >> (18 - 6 * digit)) as usize & 63;
+            text.push(if digit > part.len() { '=' } else { DIGITS[at].into() });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+}
