@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use lb_tests::agent::Agent;
 use lb_tests::assert::{OnFailure, eventually};
-use lb_tests::traffic::{ConnectErrorKind, HeldConnections};
+use lb_tests::traffic::{ConnectErrorKind, HeldConnections, tcp_request};
+use lb_tests::world::World;
 use serde_json::json;
 
-use super::{PORT, Scene, at, names, web};
+use super::{PORT, SECOND, Scene, at, names, web};
 
 /// Backoff's longest wait, and room for a slow machine.
 const BACK: Duration = Duration::from_mins(1);
@@ -92,8 +94,52 @@ fn an_outage_with_missed_deletions_leaves_forwarding_and_no_ghosts() {
     assert!(log.contains("objects cannot be followed"), "{log}");
 }
 
+#[test]
+fn a_compaction_while_the_way_to_the_api_server_is_cut_leaves_no_ghosts() {
+    // Without its cache the API server follows etcd for each watch, and is told there that what is asked for is forgotten.
+    let mut scene = Scene::of(&World::builder().nodes(1), &["--watch-cache=false"]);
+    let _dump = OnFailure::of(&scene.world);
+    scene.agents.clear();
+    let user = json!({ "token": "kube-proxy" });
+    let (relay, kubeconfig) = scene.cluster.relay(&user);
+    let agent = Agent::start_on_api(scene.world.node(1), &kubeconfig, &[]);
+    scene.agents.push(agent);
+    for (name, address) in [("keep", "10.96.0.10"), ("gone", "10.96.0.11")] {
+        scene.cluster.create(&web(name, address));
+        scene.create_slice(name, &["pod1-2"]);
+    }
+    scene.settle();
+    let (keep, gone) = (at("10.96.0.10", PORT), at("10.96.0.11", PORT));
+    let [mut held, mut open] = [keep, gone].map(|to| HeldConnections::start(scene.world.pod("pod1-1"), to, 20));
+
+    drop(relay);
+    scene.cluster.delete("service", "gone");
+    scene.cluster.delete("endpointslice", "gone-by-hand");
+    scene.cluster.compact();
+    for to in [keep, gone] {
+        assert_eq!(names(&scene.backends(to)), ["pod1-2"], "{to} while the way is cut");
+    }
+    let _relay = scene.cluster.relay(&user);
+    eventually(BACK, "the agent's watches are too old", || {
+        let log = scene.agents[0].log();
+        if log.contains("has expired, listing anew") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    scene.settle();
+    assert_eq!(names(&scene.backends(keep)), ["pod1-2"]);
+    assert!(tcp_request(scene.world.pod("pod1-1"), gone, None, SECOND).is_err());
+    let services = scene.agents[0].json(&["services"]).to_string();
+    assert!(!services.contains("\"gone\""), "{services}");
+    for connections in [&mut held, &mut open] {
+        connections.all_alive().expect("connections of before");
+    }
+}
+
 /// The slice of the Service that is new.
-fn new_slice(world: &lb_tests::world::World) -> lb_tests::objects::SliceObject {
+fn new_slice(world: &World) -> lb_tests::objects::SliceObject {
     let pod = world.pod("pod1-2");
     lb_tests::objects::slice("default", "new-1", "new")
         .v4()
