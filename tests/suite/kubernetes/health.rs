@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
-use lb_tests::traffic::{ConnectErrorKind, tcp_request};
+use lb_tests::traffic::{ConnectErrorKind, Server, tcp_request};
 use lb_tests::world::World;
 use serde_json::{Value, json};
 
@@ -154,4 +154,34 @@ fn a_cluster_ip_of_nobody_is_dropped_until_somebody_has_it() {
     scene.settle();
     let error = tcp_request(scene.world.pod("pod1-1"), to, None, SECOND).expect_err("nobody has it again");
     assert_eq!(error.kind, ConnectErrorKind::Timeout, "{error}");
+}
+
+#[test]
+fn a_range_of_cluster_ips_counts_as_long_as_its_object_is_there() {
+    let mut scene = Scene::of(&World::builder().nodes(1), &[]);
+    let _dump = OnFailure::of(&scene.world);
+    // Somebody outside has the address, as long as it is no ClusterIP.
+    let to = at("10.97.0.7", PORT);
+    scene.world.fabric.ip("address add 10.97.0.7/32 dev lo");
+    let _server = Server::tcp(&scene.world.fabric, "outside", to);
+    let sources = [scene.world.pod("pod1-1").ns.clone(), scene.world.node(1).ns.clone()];
+    let reached = || -> Vec<Result<String, ConnectErrorKind>> {
+        let ask = |from| tcp_request(from, to, None, SECOND);
+        let answers = sources.iter().map(ask);
+        answers
+            .map(|answer| answer.map(|reply| reply.backend).map_err(|error| error.kind))
+            .collect()
+    };
+    let outside = vec![Ok("outside".to_owned()); 2];
+    assert_eq!(reached(), outside, "no range has it");
+    let range = json!({ "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": { "name": "more" }, "spec": { "cidrs": ["10.97.0.0/24"] } });
+    for _ in 0..2 {
+        scene.cluster.create_json(&range);
+        scene.settle();
+        assert_eq!(reached(), vec![Err(ConnectErrorKind::Timeout); 2], "a range has it");
+        scene.cluster.delete("servicecidr", "more");
+        scene.settle();
+        assert_eq!(reached(), outside, "the range is gone");
+    }
 }
