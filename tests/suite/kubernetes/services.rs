@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::objects::endpoints;
-use lb_tests::traffic::{ConnectErrorKind, HeldConnections, distribution, tcp_request};
-use serde_json::json;
+use lb_tests::traffic::{ConnectErrorKind, HeldConnections, Server, distribution, tcp_request};
+use lb_tests::world::World;
+use serde_json::{Value, json};
 
 use super::{PORT, SECOND, SERVER_PORT, Scene, at, names, pod_object, selecting, web};
 
@@ -126,6 +127,91 @@ fn live_patches_take_effect_and_open_connections_stay() {
 
     let report = held.check_all();
     assert!(report.lost.is_empty(), "{report:?}");
+}
+
+/// Port of a second server on the pod.
+const OTHER_PORT: u16 = 8081;
+
+#[test]
+fn ports_are_added_renamed_renumbered_and_removed_under_traffic() {
+    let mut scene = Scene::of(&World::builder().nodes(1), &[]);
+    let _dump = OnFailure::of(&scene.world);
+    let pod = scene.world.pod("pod1-2");
+    let _other = Server::tcp(pod, "other", (pod.ip4, OTHER_PORT));
+    scene.cluster.create(&web("web", "10.96.0.10"));
+    scene.create_slice("web", &["pod1-2"]);
+    scene.settle();
+    let connections = HeldConnections::start(scene.world.pod("pod1-1"), at("10.96.0.10", PORT), 20);
+    let talking = connections.keep_talking(Duration::from_millis(50));
+
+    // Ports of the Service, ports of its slice, and what answers at them.
+    let steps = [
+        (
+            "another port",
+            &[("http", 80), ("more", 81)][..],
+            &[("http", SERVER_PORT), ("more", OTHER_PORT)][..],
+            &[(80, Some("pod1-2")), (81, Some("other"))][..],
+        ),
+        (
+            "a name that the slice has not",
+            &[("renamed", 80), ("more", 81)],
+            &[("http", SERVER_PORT), ("more", OTHER_PORT)],
+            &[(80, None), (81, Some("other"))],
+        ),
+        (
+            "the same name in both",
+            &[("renamed", 80), ("more", 81)],
+            &[("renamed", SERVER_PORT), ("more", OTHER_PORT)],
+            &[(80, Some("pod1-2")), (81, Some("other"))],
+        ),
+        (
+            "the names exchanged",
+            &[("more", 80), ("renamed", 81)],
+            &[("renamed", SERVER_PORT), ("more", OTHER_PORT)],
+            &[(80, Some("other")), (81, Some("pod1-2"))],
+        ),
+        (
+            "other numbers in the slice",
+            &[("more", 80), ("renamed", 81)],
+            &[("renamed", OTHER_PORT), ("more", SERVER_PORT)],
+            &[(80, Some("pod1-2")), (81, Some("other"))],
+        ),
+        (
+            "another number of the Service",
+            &[("more", 80), ("renamed", 82)],
+            &[("renamed", OTHER_PORT), ("more", SERVER_PORT)],
+            &[(80, Some("pod1-2")), (81, None), (82, Some("other"))],
+        ),
+        (
+            "one port, and no name",
+            &[("", 80)],
+            &[("", SERVER_PORT)],
+            &[(80, Some("pod1-2")), (82, None)],
+        ),
+    ];
+    for (what, service, slice, answers) in steps {
+        let named = |ports: &[(&str, u16)]| -> Vec<Value> {
+            let ports = ports.iter();
+            ports
+                .map(|(name, port)| json!({ "name": name, "port": port }))
+                .collect()
+        };
+        let patch = json!({ "spec": { "ports": named(service) } });
+        scene.cluster.patch("service", "web", &patch);
+        scene
+            .cluster
+            .patch("endpointslice", "web-by-hand", &json!({ "ports": named(slice) }));
+        scene.settle();
+        for (port, wanted) in answers {
+            let to = at("10.96.0.10", *port);
+            match wanted {
+                Some(backend) => assert_eq!(names(&scene.backends(to)), [*backend], "{what}: {port}"),
+                None => assert_eq!(scene.failure(to), ConnectErrorKind::Refused, "{what}: {port}"),
+            }
+        }
+    }
+    assert!(talking.rounds() > 0);
+    talking.stop().all_alive().expect("connections of before");
 }
 
 #[test]
