@@ -21,22 +21,37 @@ pub struct KubeProxy {
 }
 
 impl KubeProxy {
-    /// Starts kube-proxy in its nftables mode for the Node `node`. It answers no probes, so that an agent may run beside it.
+    /// Starts kube-proxy in its nftables mode for the Node `node`, with ports of health and metrics that no agent has.
     #[track_caller]
     pub fn start(cluster: &ControlPlane, node: &Node) -> Self {
         Self::start_in("nftables", &cluster.kube_proxy(), node)
     }
 
+    /// Starts it as clusters have it: with the ports of health and metrics that an agent has, too.
+    #[track_caller]
+    pub fn start_with_its_ports(cluster: &ControlPlane, node: &Node) -> Self {
+        Self::start_at("nftables", &cluster.kube_proxy(), node, [10256, 10249])
+    }
+
     /// Starts it in any mode, with any kubeconfig.
     #[track_caller]
     pub fn start_in(mode: &str, kubeconfig: &Path, node: &Node) -> Self {
+        Self::start_at(mode, kubeconfig, node, [20256, 20249])
+    }
+
+    #[track_caller]
+    fn start_at(mode: &str, kubeconfig: &Path, node: &Node, [healthz, metrics]: [u16; 2]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let file = folder.path().join("configuration.json");
-        let loopback = |port| std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string();
+        let at = |address: Ipv4Addr, port| std::net::SocketAddr::from((address, port)).to_string();
+        let (any, loopback) = (
+            |port| at(Ipv4Addr::UNSPECIFIED, port),
+            |port| at(Ipv4Addr::LOCALHOST, port),
+        );
         let config = json!({ "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
             "mode": mode, "clusterCIDR": CLUSTER_CIDR, "hostnameOverride": node.name,
             "clientConnection": { "kubeconfig": kubeconfig },
-            "healthzBindAddress": loopback(20256), "metricsBindAddress": loopback(20249),
+            "healthzBindAddress": any(healthz), "metricsBindAddress": loopback(metrics),
             // Only the first network namespace may write it.
             "conntrack": { "maxPerCore": 0, "min": 0 },
             "nftables": { "minSyncPeriod": "100ms" }, "iptables": { "minSyncPeriod": "100ms" } });

@@ -9,7 +9,7 @@ use lb_tests::netns::Netns;
 use lb_tests::traffic::{HeldConnections, tcp_request};
 use lb_tests::world::World;
 
-use super::health::LIMIT;
+use super::health::{LIMIT, get};
 use super::{PORT, SECOND, Scene, at, names, web};
 
 /// Connections of each client.
@@ -22,6 +22,30 @@ fn tables(netns: &Netns) -> Vec<String> {
     let listed = netns.ok(&["nft", "list", "tables"]);
     let of_kube_proxy = listed.lines().filter(|line| line.ends_with(" kube-proxy"));
     of_kube_proxy.map(str::to_owned).collect()
+}
+
+/// Waits until the one with this mode has both ports: its page of metrics counts the probes.
+#[track_caller]
+fn ports_become(netns: &Netns, wanted: &str) {
+    let metrics = at("127.0.0.1", 10249);
+    let probes = || {
+        let (_, _, page) = get(netns, metrics, "/metrics")?;
+        let count = page
+            .lines()
+            .find(|line| line.starts_with("kubeproxy_proxy_livez_total{code=\"200\"} "));
+        Ok::<_, String>(count.map(str::to_owned))
+    };
+    eventually(LIMIT, &format!("the ports are those of {wanted}"), || {
+        let (_, _, mode) = get(netns, metrics, "/proxyMode")?;
+        let before = probes()?;
+        let (status, ..) = get(netns, at("127.0.0.1", 10256), "/livez")?;
+        let after = probes()?;
+        if mode == wanted && status == 200 && before != after {
+            Ok(())
+        } else {
+            Err(format!("{mode} answers, {status}, {before:?} then {after:?}"))
+        }
+    });
 }
 
 /// All connections answer for a while.
@@ -43,7 +67,7 @@ fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection(
     scene.create_slice("web", &["pod1-2"]);
 
     // kube-proxy alone, with connections of a pod, of the node and from outside.
-    let kube_proxy = KubeProxy::start(&scene.cluster, scene.world.node(1));
+    let kube_proxy = KubeProxy::start_with_its_ports(&scene.cluster, scene.world.node(1));
     eventually(LIMIT, "kube-proxy forwards", || {
         let listed = node.ok(&["nft", "list", "ruleset"]);
         if listed.contains(&NODE_PORT.to_string()) {
@@ -66,6 +90,13 @@ fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection(
     let api = scene.cluster.kube_proxy();
     scene.agents.push(Agent::start_on_api(scene.world.node(1), &api, &[]));
     scene.settle();
+    // Its ports are had by kube-proxy, which the agent waits for.
+    ports_become(&node, "nftables");
+    let log = scene.agents[0].log();
+    for port in [10256, 10249] {
+        let told = log.lines().filter(|line| line.contains(&format!(":{port}")));
+        assert_eq!(told.count(), 1, "{log}");
+    }
     let refused = text(&scene.agents[0].cli(&["migrate"]));
     assert!(refused.contains("--takeover"), "{refused}");
     scene.agents[0].terminate();
@@ -75,6 +106,7 @@ fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection(
     let refused = text(&scene.agents[0].cli(&["migrate"]));
     assert!(refused.contains("kube-proxy still runs here as process"), "{refused}");
     drop(kube_proxy);
+    ports_become(&node, "steerway");
     assert_eq!(tables(&node).len(), 2);
     all_go_on("beside an agent", &mut of_kube_proxy);
 
@@ -101,7 +133,7 @@ fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection(
     scene.agents[0].set_arguments(&["--drain"]);
     scene.agents[0].restart();
     scene.settle();
-    let kube_proxy = KubeProxy::start(&scene.cluster, scene.world.node(1));
+    let kube_proxy = KubeProxy::start_with_its_ports(&scene.cluster, scene.world.node(1));
     let before = scene.agents[0].json(&["status"]);
     eventually(LIMIT, "kube-proxy forwards again", || {
         tcp_request(scene.world.pod("pod1-1"), at(VIP, PORT), None, SECOND).map(drop)
@@ -119,5 +151,6 @@ fn a_node_goes_from_kube_proxy_to_steerway_and_back_without_losing_a_connection(
     let output = scene.agents[0].cli(&["cleanup"]);
     assert!(output.status.success(), "{}", text(&output));
     all_go_on("through kube-proxy again", &mut of_kube_proxy);
+    ports_become(&node, "nftables");
     drop(kube_proxy);
 }
