@@ -3,6 +3,8 @@
 //! In: objects that no API server would take, as old data or a broken controller may have left them; and the wish that history is
 //! forgotten. Errors: etcd refuses, which panics.
 
+use std::thread;
+
 use serde_json::{Value, json};
 
 use super::ControlPlane;
@@ -10,45 +12,62 @@ use super::requests::Connection;
 
 /// Where etcd listens.
 pub(super) const ADDRESS: &str = "127.0.0.1:2379";
+/// Connections of [`ControlPlane::store`].
+const CONNECTIONS: usize = 8;
 
 impl ControlPlane {
-    /// Stores a Service or an EndpointSlice that the API server would refuse; it hands it out as it is.
+    /// Stores Services and EndpointSlices, whether the API server would take them or not; it hands them out as they are. That is also a
+    /// quick way to have many: an API server needs many times as long to take one.
     #[track_caller]
-    pub fn store(&self, object: &Value) {
-        let text = |path: &str| object.pointer(path).and_then(Value::as_str).expect("text");
-        let folder = match text("/kind") {
-            "Service" => "services/specs",
-            "EndpointSlice" => "endpointslices",
-            kind => panic!("{kind} is not stored this way"),
-        };
-        let key = format!(
-            "/registry/{folder}/{}/{}",
-            text("/metadata/namespace"),
-            text("/metadata/name")
-        );
-        self.etcd(
-            "put",
-            &json!({ "key": base64(key.as_bytes()), "value": base64(object.to_string().as_bytes()) }),
-        );
+    pub fn store(&self, objects: &[Value]) {
+        let part = objects.len().div_ceil(CONNECTIONS).max(1);
+        thread::scope(|scope| {
+            for objects in objects.chunks(part) {
+                scope.spawn(move || {
+                    let mut connection = Connection::open(&self.netns, ADDRESS);
+                    for object in objects {
+                        let (key, value) = (base64(key(object).as_bytes()), base64(object.to_string().as_bytes()));
+                        ask(&mut connection, "put", &json!({ "key": key, "value": value }));
+                    }
+                });
+            }
+        });
     }
 
     /// Has etcd forget what was before now: nobody can follow objects from an earlier version any more.
     #[track_caller]
     pub fn compact(&self) {
-        let found = self.etcd("range", &json!({ "key": base64(b"/"), "limit": "1" }));
+        let mut connection = Connection::open(&self.netns, ADDRESS);
+        let found = ask(&mut connection, "range", &json!({ "key": base64(b"/"), "limit": "1" }));
         let now = &found["header"]["revision"];
-        self.etcd("compaction", &json!({ "revision": now, "physical": true }));
+        ask(
+            &mut connection,
+            "compaction",
+            &json!({ "revision": now, "physical": true }),
+        );
     }
+}
 
-    #[track_caller]
-    fn etcd(&self, what: &str, request: &Value) -> Value {
-        let path = format!("/v3/kv/{what}");
-        let answer = Connection::open(&self.netns, ADDRESS).ask("POST", &path, request);
-        let (status, body) = answer.expect("etcd");
-        let body = String::from_utf8_lossy(&body).into_owned();
-        assert_eq!(status, 200, "{path}: {body}");
-        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
-    }
+/// Where the API server looks for an object.
+#[track_caller]
+fn key(object: &Value) -> String {
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str).expect("text");
+    let folder = match text("/kind") {
+        "Service" => "services/specs",
+        "EndpointSlice" => "endpointslices",
+        kind => panic!("{kind} is not stored this way"),
+    };
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    format!("/registry/{folder}/{namespace}/{name}")
+}
+
+#[track_caller]
+fn ask(connection: &mut Connection, what: &str, request: &Value) -> Value {
+    let path = format!("/v3/kv/{what}");
+    let (status, body) = connection.ask("POST", &path, request).expect("etcd");
+    let body = String::from_utf8_lossy(&body).into_owned();
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
 }
 
 /// RFC 4648 section 4.

@@ -10,6 +10,7 @@ mod differential;
 mod events;
 mod flapping;
 mod health;
+mod hostile;
 mod lists;
 mod migration;
 mod outage;
