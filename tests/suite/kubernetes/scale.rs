@@ -45,9 +45,8 @@ fn objects(number: u32, pod: Ipv4Addr) -> [Value; 2] {
 fn ten_thousand_services_are_served_within_the_agents_memory() {
     let mut scene = Scene::of(&World::builder().nodes(1), &[]);
     let _dump = OnFailure::of(&scene.world);
-    let requests = scene.cluster.requests();
     let pod = scene.world.pod("pod1-2").ip4;
-    requests.create_all(&objects(0, pod));
+    scene.cluster.store(&objects(0, pod));
     scene.settle();
     let mut held = HeldConnections::start(scene.world.pod("pod1-1"), at(&vip(0).to_string(), PORT), 50);
     let served = |scene: &Scene, held: &mut HeldConnections| {
@@ -58,11 +57,11 @@ fn ten_thousand_services_are_served_within_the_agents_memory() {
         held.all_alive().expect("the first Service's connections");
     };
 
-    // One by one: each is a change that the agent sees by itself.
+    // One by one: each is a change that the agent sees by itself. The API server has them from etcd: to take them would need minutes.
     let rest: Vec<Value> = (1..SERVICES).flat_map(|number| objects(number, pod)).collect();
     let pid = scene.agents[0].pid().expect("an agent that runs");
     let ((), created) = memory::most_while(pid, || {
-        requests.create_all(&rest);
+        scene.cluster.store(&rest);
         scene.settle();
     })
     .expect("an agent that runs");
