@@ -1,10 +1,11 @@
 //! Which requests the agent makes: streaming lists, pages where those are refused, and nothing that kube-proxy may not do.
 
-use lb_tests::assert::OnFailure;
+use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::kubernetes::Use;
 use lb_tests::world::World;
 use serde_json::json;
 
+use super::health::LIMIT;
 use super::{PORT, Scene, at, names, web};
 
 /// The resources that are read.
@@ -34,10 +35,17 @@ fn lists_are_streamed_and_nothing_else_is_asked_for() {
     let log = scene.agents[0].log();
     assert_eq!(log.matches("by=Streaming").count(), 4, "{log}");
     assert!(!log.contains("by=Pages"), "{log}");
-    // A streaming list is a watch: with these four an agent is content.
-    let expected: Vec<Use> = RESOURCES.map(|resource| used("watch", resource, true)).into();
-    let found: Vec<Use> = scene.cluster.uses().into_keys().collect();
-    assert_eq!(found, expected);
+    // A streaming list is a watch: with these four, and the event of its start, an agent is content.
+    let mut expected = vec![used("create", "events.k8s.io/events", true)];
+    expected.extend(RESOURCES.map(|resource| used("watch", resource, true)));
+    eventually(LIMIT, "what was asked for", || {
+        let found: Vec<Use> = scene.cluster.uses().into_keys().collect();
+        if found == expected {
+            Ok(())
+        } else {
+            Err(format!("{found:?}"))
+        }
+    });
 }
 
 #[test]
