@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::netns::Netns;
-use crate::world::{CLUSTER_CIDR, NODE_CIDR, Node};
+use crate::world::{NODE_CIDR, Node};
 
 const BPFFS: &str = "/sys/fs/bpf";
 const PINS: &str = "/sys/fs/bpf/steerway-tests";
@@ -220,13 +220,13 @@ impl Agent {
         self.told = told;
     }
 
-    /// The node's name and pods; the nodes' network serves NodePorts, unless the arguments say what does.
+    /// The node's name; the nodes' network serves NodePorts, unless the arguments say what does.
     fn usual_arguments(&self) -> Vec<&str> {
         const FLAG: &str = "--nodeport-addresses";
         if !self.usual {
             return Vec::new();
         }
-        let mut usual = vec!["--node-name", self.node_name.as_str(), "--cluster-cidr", CLUSTER_CIDR];
+        let mut usual = vec!["--node-name", self.node_name.as_str()];
         if !self.arguments.iter().any(|argument| argument == FLAG) {
             usual.extend([FLAG, NODE_CIDR]);
         }

@@ -30,7 +30,7 @@ const CLEANUP_WAITS: Duration = Duration::from_secs(5);
 #[command(
     after_help = "Exit status: 0 after SIGTERM or SIGINT; 1 when the agent cannot start; 2 for wrong settings.\n\n\
     Examples:\n  steerway run --source kubernetes --kubeconfig /etc/kubernetes/steerway.conf\n  \
-    steerway run --folder /etc/steerway/objects --cluster-cidr 10.244.0.0/16,fd00:10:244::/48"
+    steerway run --folder /etc/steerway/objects --uplink 'eth*'"
 )]
 pub(super) struct Options {
     /// As kube-proxy's: do what `steerway cleanup` does, and end

@@ -19,8 +19,6 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use crate::health::Addresses;
 use crate::model::NodePortAddresses;
 use crate::source::kubernetes::Access;
@@ -31,6 +29,10 @@ pub use file::{API_VERSION, KIND};
 pub use kube_proxy::flags as kube_proxy_flags;
 pub use settings::{Layer, Place, Section, Setting, Settings, Shape, Unused, environment};
 pub use table::SETTINGS;
+
+/// Why addresses do not tell which sources are pods.
+const PODS: &str =
+    "a pod is known by its interface (--pod names what is not recognized), and one of another node counts as outside";
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,8 +185,6 @@ pub struct Config {
     pub node_name: String,
     /// Takes the place of the Node's primary address of its family.
     pub bind_address: Option<IpAddr>,
-    /// Addresses of pods, as kube-proxy takes them: shown, and nothing else.
-    pub cluster_cidrs: Vec<IpNet>,
     /// Seed of backend selection, the same in the whole cluster.
     pub select_seed: u64,
     /// Addresses that serve NodePorts.
@@ -298,11 +298,12 @@ impl Config {
         let mut read = parse::Reader::new(settings);
         let bind_address = read.optional("bind-address", parse::address);
         let conntrack = conntrack(&mut read);
+        let pods = read.unused("cluster-cidr", parse::cidr, PODS);
+        let unused = settings.unused.iter().cloned().chain(pods).collect();
         let config = Self {
             source: source(&mut read),
             node_name: node_name(&mut read, host_name),
             bind_address,
-            cluster_cidrs: read.list("cluster-cidr", parse::cidr),
             select_seed: read.one("select-seed", 0, parse::seed),
             nodeport_addresses: read.whole(
                 "nodeport-addresses",
@@ -340,7 +341,7 @@ impl Config {
             listen: listen(&mut read, bind_address),
             places: places(&mut read),
             log: log(&mut read),
-            unused: settings.unused.clone(),
+            unused,
         };
         read.finish(config)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::settings::{Place, Settings};
+use super::settings::{Place, Settings, Unused};
 use super::{ConfigError, ConfigErrors};
 use crate::model::NodePortAddresses;
 
@@ -73,6 +73,25 @@ impl<'a> Reader<'a> {
         parse(&items(values).collect::<Vec<_>>()).unwrap_or_else(|(text, fix)| {
             self.errors.push(wrong(place, &text, fix));
             stand_in
+        })
+    }
+
+    /// A setting that may be given, correctly, and has no effect for this reason.
+    pub(super) fn unused<T>(
+        &mut self,
+        flag: &'static str,
+        parse: impl Fn(&str) -> Result<T, Fix>,
+        reason: &str,
+    ) -> Option<Unused> {
+        if self.list(flag, parse).is_empty() {
+            return None;
+        }
+        let (place, values) = self.settings.get(flag)?;
+        Some(Unused {
+            place: place.clone(),
+            value: values.join(","),
+            reason: reason.to_owned(),
+            wrong: false,
         })
     }
 

@@ -78,7 +78,7 @@ pub const SETTINGS: &[Setting] = &[
         List,
         "CIDR,...",
         "",
-        "Addresses of pods, as kube-proxy takes them. Changes nothing here: a pod is known by its interface, and one of another node counts as outside",
+        "Addresses of pods, as kube-proxy takes them. Has no effect here: a pod is known by its interface, and one of another node counts as outside",
     ),
     setting(
         Cluster,

@@ -66,12 +66,11 @@ fn arguments_win_over_environment_over_file_over_default() {
 
 #[test]
 fn a_list_of_a_stronger_layer_replaces_the_weaker_whole() {
-    let file = file("folder: /f\nclusterCidr: [10.0.0.0/8, fd00::/48]\n");
-    let arguments = layer(&[("cluster-cidr", &["10.1.0.0/16,fd01::/48", "10.2.0.0/16"])]);
+    let file = file("folder: /f\nuplink: [eth0, eth1]\n");
+    let arguments = layer(&[("uplink", &["en*,bond0", "wan"])]);
     let settings = gather(arguments, Some(file.path()), no_variable).unwrap();
-    let cidrs = Config::validate(&settings, Some("n")).unwrap().cluster_cidrs;
-    let texts: Vec<_> = cidrs.iter().map(ToString::to_string).collect();
-    assert_eq!(texts, ["10.1.0.0/16", "fd01::/48", "10.2.0.0/16"]);
+    let found = Config::validate(&settings, Some("n")).unwrap().interfaces.uplink;
+    assert_eq!(found, ["en*", "bond0", "wan"]);
 }
 
 #[test]
@@ -120,6 +119,36 @@ fn wrong_values_name_place_value_and_fix() {
         "--healthz-bind-address: \"10256\" is wrong: use ADDRESS:PORT, for example 0.0.0.0:10256 or [::]:10256, or none",
     );
     wrong("takeover", "yes", "--takeover: \"yes\" is wrong: use true or false");
+}
+
+#[test]
+fn pod_ranges_are_told_to_have_no_effect_wherever_they_stand() {
+    let told = |settings: &Settings| {
+        let config = Config::validate(settings, Some("n")).unwrap();
+        let told = config
+            .unused
+            .iter()
+            .map(|one| (one.place.to_string(), one.value.clone()));
+        told.collect::<Vec<_>>()
+    };
+    let ours = file("folder: /f\nclusterCidr: [10.0.0.0/8, fd00::/48]\n");
+    let of_file = gather(Layer::new(), Some(ours.path()), no_variable).unwrap();
+    let place = format!("field clusterCidr in {}", ours.path().display());
+    assert_eq!(told(&of_file), [(place, "10.0.0.0/8,fd00::/48".to_owned())]);
+    let flag = layer(&[("cluster-cidr", &["10.0.0.0/8"])]);
+    let of_flag = gather(flag, Some(ours.path()), no_variable).unwrap();
+    assert_eq!(told(&of_flag), [("--cluster-cidr".to_owned(), "10.0.0.0/8".to_owned())]);
+    let mut theirs = tempfile::NamedTempFile::new().unwrap();
+    write!(theirs, "apiVersion: {}\nkind: {}\nclusterCIDR: 10.0.0.0/8\ndetectLocalMode: NodeCIDR\nclientConnection: {{kubeconfig: /k}}\n", kube_proxy::API_VERSION, kube_proxy::KIND).unwrap();
+    let of_theirs = gather(Layer::new(), Some(theirs.path()), no_variable).unwrap();
+    let place = |field: &str| format!("field {field} in {}", theirs.path().display());
+    assert_eq!(
+        told(&of_theirs),
+        [
+            (place("detectLocalMode"), "NodeCIDR".to_owned()),
+            (place("clusterCIDR"), "10.0.0.0/8".to_owned()),
+        ]
+    );
 }
 
 #[test]

@@ -15,7 +15,11 @@ impl Config {
             Source::Kubernetes(Access::Kubeconfig { file, .. }) => file.display().to_string(),
             Source::Kubernetes(Access::ServiceAccount { .. }) | Source::Folder(_) => String::new(),
         };
-        let ranges: Vec<String> = self.cluster_cidrs.iter().map(ToString::to_string).collect();
+        // The one way to tell pods that both have.
+        let prefix = match self.interfaces.pod.as_slice() {
+            [pattern] => pattern.strip_suffix('*').filter(|prefix| !prefix.contains(['*', '?'])),
+            _ => None,
+        };
         let node_ports = match &self.nodeport_addresses {
             NodePortAddresses::Primary => vec!["primary".to_owned()],
             NodePortAddresses::Ranges(ranges) => ranges.iter().map(ToString::to_string).collect(),
@@ -28,7 +32,7 @@ impl Config {
             "bindAddress": self.bind_address.map_or_else(String::new, |address| address.to_string()),
             "bindAddressHardFail": self.listen.hard_fail,
             "clientConnection": { "kubeconfig": kubeconfig },
-            "clusterCIDR": ranges.join(","),
+            "clusterCIDR": "",
             "conntrack": {
                 "maxPerCore": conntrack.max_per_core,
                 "min": conntrack.min,
@@ -38,7 +42,8 @@ impl Config {
                 "udpStreamTimeout": go_time(conntrack.udp_stream),
                 "udpTimeout": go_time(conntrack.udp),
             },
-            "detectLocalMode": if ranges.is_empty() { "NodeCIDR" } else { "ClusterCIDR" },
+            "detectLocal": { "bridgeInterface": "", "interfaceNamePrefix": prefix.unwrap_or_default() },
+            "detectLocalMode": if prefix.is_some() { "InterfaceNamePrefix" } else { "" },
             "featureGates": { "AllowServiceExternalIPs": self.external_ips },
             "healthzBindAddress": listen(self.listen.healthz),
             "hostnameOverride": self.node_name,

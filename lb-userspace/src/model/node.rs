@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{self as core, Node};
+use k8s_openapi::api::core::v1::Node;
 
 use super::ModelConfig;
-use super::address::{Family, PerFamily, parse_address, parse_range};
+use super::address::{Family, PerFamily, parse_address};
 use super::names::Names;
-use super::object::{ObjectKind, Rejection, Report, quoted};
+use super::object::{ObjectKind, Rejection, Report};
 use super::service_address::not_an_address;
 use super::slice::{label, shared};
 
@@ -31,8 +31,6 @@ pub struct NodeObject {
     pub zone: Option<Arc<str>>,
     /// `status.addresses`: InternalIP before ExternalIP, else in the object's order, without repeats.
     pub addresses: Box<[IpAddr]>,
-    /// `spec.podCIDRs`.
-    pub pod_ranges: Box<[IpNet]>,
     /// Whether load balancers may send traffic here: it is neither being deleted nor scaled down.
     pub eligible: bool,
 }
@@ -53,7 +51,6 @@ impl NodeObject {
             name: names.text(name),
             zone: shared(label(metadata, ZONE_LABEL), names),
             addresses: addresses(object, &mut report),
-            pod_ranges: pod_ranges(spec, &mut report),
             eligible: metadata.deletion_timestamp.is_none() && !scaled_down,
         })
     }
@@ -83,26 +80,6 @@ fn addresses(object: &Node, report: &mut Report<'_>) -> Box<[IpAddr]> {
     addresses.into()
 }
 
-fn pod_ranges(spec: Option<&core::NodeSpec>, report: &mut Report<'_>) -> Box<[IpNet]> {
-    let texts = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
-    let mut ranges = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        match parse_range(text) {
-            Some(range) => ranges.push(range),
-            None => report.reject(format!("spec.podCIDRs[{index}]"), not_a_range(text)),
-        }
-    }
-    ranges.into()
-}
-
-/// The reason for text that is no range.
-pub(super) fn not_a_range(text: &str) -> String {
-    format!(
-        "{} is not a range; write it as 10.0.0.0/16 or 2001:db8::/64",
-        quoted(text)
-    )
-}
-
 /// What the model knows of the node it works for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -116,8 +93,6 @@ pub struct NodeFacts {
     pub addresses: Box<[IpAddr]>,
     /// The first address of each family, or what the configuration says instead.
     pub primary: PerFamily<Option<IpAddr>>,
-    /// The ranges of its own pods.
-    pub pod_ranges: Box<[IpNet]>,
     /// Whether load balancers may send traffic here; false while there is no Node object.
     pub eligible: bool,
 }
@@ -142,7 +117,6 @@ impl NodeFacts {
             zone: object.and_then(|object| object.zone.clone()),
             addresses,
             primary,
-            pod_ranges: object.map(|object| object.pod_ranges.clone()).unwrap_or_default(),
             eligible: object.is_some_and(|object| object.eligible),
         }
     }

@@ -4,8 +4,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 
 use super::address::parse_range;
-use super::node::not_a_range;
-use super::object::{ObjectKind, Rejection, Report};
+use super::object::{ObjectKind, Rejection, Report, quoted};
 
 /// The readable ranges of the object; the others are rejected.
 pub fn service_ranges(object: &ServiceCIDR, rejections: &mut Vec<Rejection>) -> Vec<IpNet> {
@@ -27,4 +26,12 @@ pub fn service_ranges(object: &ServiceCIDR, rejections: &mut Vec<Rejection>) -> 
         }
     }
     ranges
+}
+
+/// The reason for text that is no range.
+fn not_a_range(text: &str) -> String {
+    format!(
+        "{} is not a range; write it as 10.0.0.0/16 or 2001:db8::/64",
+        quoted(text)
+    )
 }

@@ -107,7 +107,6 @@ mod tests {
             zone: None,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             primary: crate::model::PerFamily::default(),
-            pod_ranges: Box::default(),
             eligible: known,
         }
     }

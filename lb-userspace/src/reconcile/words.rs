@@ -200,7 +200,6 @@ mod tests {
             zone: None,
             addresses: addresses.into(),
             primary,
-            pod_ranges: Box::default(),
             eligible: true,
         }
     }

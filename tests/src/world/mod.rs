@@ -31,7 +31,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::netns::Netns;
 use crate::tiny_program::TinyXdp;
 
-/// Both pod networks of every world, as `--cluster-cidr` takes them.
+/// Both pod networks of every world, as kube-proxy's `--cluster-cidr` takes them.
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/48";
 /// The networks that ClusterIPs of the examples come from.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16,fd00:10:96::/112";

@@ -65,7 +65,8 @@ fn kube_proxys_file_and_flags_are_enough() {
         .iter()
         .map(|one| (one["setting"].as_str().unwrap_or_default(), &one["wrong"]))
         .collect();
-    let wanted = ["clusterCIDRs", "mode", "iptables.masqueradeAll"].map(|field| format!("field {field} in {file}"));
+    let wanted = ["clusterCIDRs", "mode", "iptables.masqueradeAll", "clusterCIDR"]
+        .map(|field| format!("field {field} in {file}"));
     assert_eq!(
         told,
         [
@@ -73,6 +74,7 @@ fn kube_proxys_file_and_flags_are_enough() {
             (wanted[1].as_str(), &json!(false)),
             (wanted[2].as_str(), &json!(false)),
             ("--oom-score-adj", &json!(false)),
+            (wanted[3].as_str(), &json!(false)),
         ]
     );
     let log = scene.agents[0].log();

@@ -16,6 +16,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
+use super::PODS;
 use super::error::{ConfigError, nearest};
 use super::settings::{Layer, Place, Setting, Unused};
 use fields::{FIELDS, FLAG_ONLY, Field, Form, GATE, GATE_EXTERNAL_IPS, Meaning};
@@ -230,17 +231,17 @@ impl Given {
             self.wrong(place.clone(), mode, &format!("use {}", known.join(" or ")));
             return;
         }
+        if let (Some((place, mode)), false) = (mode.clone(), word == "InterfaceNamePrefix" && prefix.is_some()) {
+            self.without_effect(place, &[mode], PODS);
+        }
+        // Its reason is the setting's.
         if let Some((place, texts)) = cluster {
             let texts: Vec<String> = texts
                 .iter()
                 .flat_map(|text| text.split(','))
                 .map(str::to_owned)
                 .collect();
-            if word == "ClusterCIDR" {
-                self.set("cluster-cidr", place, without_host_bits(&texts));
-            } else {
-                self.without_effect(place, &texts, OTHER);
-            }
+            self.set("cluster-cidr", place, without_host_bits(&texts));
         }
         if let Some((place, name)) = prefix {
             if word == "InterfaceNamePrefix" {

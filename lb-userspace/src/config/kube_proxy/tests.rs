@@ -145,13 +145,7 @@ fn every_field_is_taken_or_told_once() {
         let found = of_file(Path::new("c.conf"), fields);
         assert!(found.errors.is_empty(), "{}: {:?}", field.path, found.errors);
         let taken = found.layer.len() - 1;
-        let silent = field.path == "detectLocalMode";
-        assert_eq!(
-            taken + found.unused.len(),
-            usize::from(!silent),
-            "{}: {found:?}",
-            field.path
-        );
+        assert_eq!(taken + found.unused.len(), 1, "{}: {found:?}", field.path);
         told += found.unused.len();
         if let Some(unused) = found.unused.first() {
             assert!(!unused.wrong && unused.reason.len() > 10, "{unused:?}");
@@ -189,14 +183,22 @@ fn pods_are_known_as_the_mode_says() {
         &translated(
             "detectLocalMode: InterfaceNamePrefix\nclusterCIDR: 10.0.0.0/8\ndetectLocal: {interfaceNamePrefix: cali}\n",
         ),
-        &[("pod", &["cali*"])],
-        &[("field clusterCIDR in c.conf", "10.0.0.0/8")],
+        &[("cluster-cidr", &["10.0.0.0/8"]), ("pod", &["cali*"])],
+        &[],
     );
     check(
         &translated("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}\n"),
         &[],
-        &[("field detectLocal.bridgeInterface in c.conf", "cni0")],
+        &[
+            ("field detectLocalMode in c.conf", "BridgeInterface"),
+            ("field detectLocal.bridgeInterface in c.conf", "cni0"),
+        ],
     );
+    for mode in ["ClusterCIDR", "NodeCIDR", "InterfaceNamePrefix"] {
+        let found = translated(&format!("detectLocalMode: {mode}\n"));
+        check(&found, &[], &[("field detectLocalMode in c.conf", mode)]);
+        assert!(found.unused[0].reason.contains("interface"), "{found:?}");
+    }
     let errors = translated("detectLocalMode: Pods\n").errors;
     assert_eq!(
         errors[0].to_string(),
@@ -281,6 +283,7 @@ fn flags_mean_what_their_fields_mean() {
         ],
         &[
             ("--proxy-mode", "nftables"),
+            ("--detect-local-mode", "NodeCIDR"),
             ("--feature-gates", "A=true"),
             ("--oom-score-adj", "-998"),
         ],

@@ -150,14 +150,3 @@ fn other_node_objects_are_ignored() {
 fn node_name_is_trimmed_and_lower_cased() {
     assert_eq!(&*ModelConfig::new(" Node-A\n").node_name, NODE);
 }
-
-#[test]
-fn pod_ranges_are_read() {
-    let mut world = World::new();
-    world.node_object(json!({ "metadata": { "name": NODE }, "spec": { "podCIDRs": ["10.244.1.0/24", "x"] } }));
-    assert_eq!(
-        world.build().node.pod_ranges.as_ref(),
-        ["10.244.1.0/24".parse().unwrap()]
-    );
-    assert_eq!(world.rejected(), ["Node node-a: spec.podCIDRs[1]"]);
-}

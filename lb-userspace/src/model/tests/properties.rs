@@ -116,7 +116,6 @@ fn node_in(zone: Option<&str>) -> NodeObject {
         name: NODE.into(),
         zone: zone.map(Arc::from),
         addresses: Box::default(),
-        pod_ranges: Box::default(),
         eligible: true,
     }
 }

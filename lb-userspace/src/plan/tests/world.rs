@@ -213,7 +213,6 @@ pub(super) fn desired(ports: impl IntoIterator<Item = (ServicePortKey, ServicePo
         zone: None,
         addresses: Box::default(),
         primary: PerFamily::default(),
-        pod_ranges: Box::default(),
         eligible: true,
     };
     DesiredState {

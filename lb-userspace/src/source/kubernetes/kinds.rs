@@ -139,8 +139,6 @@ pub(super) struct NodeWire {
 #[derive(Debug, Deserialize)]
 struct NodeSpecWire {
     taints: Option<Vec<core::Taint>>,
-    #[serde(rename = "podCIDRs")]
-    pod_cidrs: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -238,7 +236,6 @@ impl Kind for Nodes {
     fn reduce(wire: NodeWire, names: &mut Names, rejections: &mut Vec<Rejection>) -> Option<NodeObject> {
         let spec = wire.spec.map(|spec| core::NodeSpec {
             taints: spec.taints,
-            pod_cidrs: spec.pod_cidrs,
             ..core::NodeSpec::default()
         });
         let status = wire.status.map(|status| core::NodeStatus {
@@ -377,7 +374,7 @@ mod tests {
             "status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"}],"images":[{"names":["a"],"sizeBytes":1}],"conditions":"odd"}}"#;
         let node = read::<Nodes>(text, &mut Names::default()).content.unwrap();
         assert_eq!((node.zone.as_deref(), node.eligible), (Some("z"), false));
-        assert_eq!((node.addresses.len(), node.pod_ranges.len()), (1, 1));
+        assert_eq!(node.addresses.len(), 1);
     }
 
     #[test]
