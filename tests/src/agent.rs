@@ -336,6 +336,14 @@ impl Agent {
         })
     }
 
+    /// Waits until the process has ended by itself and returns how; one that goes on for 10 s fails the test.
+    #[track_caller]
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("an agent that was started");
+        let status = ended(child);
+        status.unwrap_or_else(|| panic!("the agent of {} goes on; log:\n{}", self.node_name, self.log()))
+    }
+
     /// The directory of its pins.
     pub fn pin_dir(&self) -> &Path {
         &self.pin_dir
@@ -410,6 +418,11 @@ impl Drop for Agent {
 /// Sends SIGTERM and waits; `None` if the process still runs at the limit.
 fn end(child: &mut Child) -> Option<ExitStatus> {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).ok();
+    ended(child)
+}
+
+/// Waits; `None` if the process still runs at the limit.
+fn ended(child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + END_LIMIT;
     loop {
         match child.try_wait() {

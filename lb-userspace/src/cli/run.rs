@@ -1,6 +1,8 @@
 //! `steerway run`: validates the settings, starts logs and runtime, and runs the agent until it is told to end.
 
+use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -28,11 +30,14 @@ const CLEANUP_WAITS: Duration = Duration::from_secs(5);
 /// camel case, as in `nodeName`. A flag wins over a variable, a variable over the file.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 after SIGTERM or SIGINT; 1 when the agent cannot start; 2 for wrong settings.\n\n\
+    after_help = "Exit status: 0 after SIGTERM or SIGINT; 1 when the agent cannot start, or a file of kind KubeProxyConfiguration changed; 2 for wrong settings.\n\n\
     Examples:\n  steerway run --source kubernetes --kubeconfig /etc/kubernetes/steerway.conf\n  \
     steerway run --folder /etc/steerway/objects --uplink 'eth*'"
 )]
 pub(super) struct Options {
+    /// As kube-proxy's: write the configuration in force to this file, and end
+    #[arg(long, hide = true, value_name = "FILE")]
+    write_config_to: Option<PathBuf>,
     /// As kube-proxy's: do what `steerway cleanup` does, and end
     #[arg(long, hide = true)]
     cleanup: bool,
@@ -46,10 +51,17 @@ pub(super) struct Options {
 /// Runs the command.
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
     let settings = options.given.gather(process_variable)?;
-    if options.cleanup {
+    if options.cleanup && options.write_config_to.is_none() {
         return cleanup::clean(&Places::validate(&settings)?, CLEANUP_WAITS, Format::Table, out);
     }
     let config = Config::validate(&settings, host_name().as_deref())?;
+    if let Some(file) = &options.write_config_to {
+        let text = config
+            .kube_proxy_file()
+            .context("cannot write the configuration as YAML")?;
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        return Ok(Outcome::Success);
+    }
     observe::start_logs(config.log)?;
     if options.init_only {
         return init(&config, out);
@@ -83,7 +95,7 @@ fn init(config: &Config, out: &mut dyn Write) -> anyhow::Result<Outcome> {
 
 /// The host name of this UTS namespace.
 pub(super) fn host_name() -> Option<String> {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
+    fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .map(|name| name.trim().to_owned())
 }

@@ -504,6 +504,45 @@ fn wrong_usage_ends_with_two_and_help_with_zero() {
 }
 
 #[test]
+fn the_configuration_is_written_as_kube_proxy_would_read_it_and_is_read_as_the_same() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let flags = [
+        "--kubeconfig=/k",
+        "--node-name=n1",
+        "--bind-address=fd00::1",
+        "--metrics-bind-address=[::1]:9",
+        "--nodeport-addresses=10.0.0.0/8,fd00::/64",
+        "--pod=cali*",
+        "--external-ips=false",
+        "--conntrack-udp-timeout=45s",
+        "--conntrack-max-per-core=0",
+        "--min-sync-period=1500ms",
+        "--log-format=json",
+        "--log-level=debug",
+    ];
+    let command = [&["run"], &flags[..], &["--write-config-to", path]].concat();
+    let ended = steerway(&command);
+    assert_eq!(ended, (ExitCode::SUCCESS, String::new(), String::new()));
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(
+        text.contains("kind: KubeProxyConfiguration\n") && text.contains("interfaceNamePrefix: cali\n"),
+        "{text}"
+    );
+
+    let again = tempfile::NamedTempFile::new().unwrap();
+    let second = again.path().to_str().unwrap();
+    let ended = steerway(&["run", "--config", path, "--write-config-to", second]);
+    assert_eq!(ended.0, ExitCode::SUCCESS, "{ended:?}");
+    assert_eq!(std::fs::read_to_string(second).unwrap(), text);
+    let read = crate::config::gather(crate::config::Layer::new(), Some(again.path()), |_| None).unwrap();
+    let read = crate::config::Config::validate(&read, None).unwrap();
+    assert_eq!(read.unused, []);
+    let nowhere = steerway(&["run", "--config", path, "--write-config-to", "/nonexistent/c"]);
+    assert!(nowhere.2.contains("cannot write /nonexistent/c"), "{nowhere:?}");
+}
+
+#[test]
 fn the_command_line_is_consistent() {
     <Cli as clap::CommandFactory>::command().debug_assert();
 }

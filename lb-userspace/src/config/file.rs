@@ -11,6 +11,7 @@ use super::error::{ConfigError, nearest};
 use super::kube_proxy::{self, Translated};
 use super::settings::{Layer, Place, Setting, Shape};
 use super::table::SETTINGS;
+use super::watch::ReadFile;
 
 /// `apiVersion` of the file.
 pub const API_VERSION: &str = "steerway.dev/v1alpha1";
@@ -53,6 +54,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Translated, Vec<ConfigErr
     if of_kube_proxy {
         let mut translated = kube_proxy::of_file(path, fields);
         errors.append(&mut translated.errors);
+        translated.read = Some(ReadFile {
+            path: path.to_path_buf(),
+            text: text.to_owned(),
+        });
         return if errors.is_empty() { Ok(translated) } else { Err(errors) };
     }
     let mut layer = Layer::new();

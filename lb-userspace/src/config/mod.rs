@@ -12,6 +12,7 @@ mod parse;
 mod settings;
 mod table;
 mod view;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ pub use file::{API_VERSION, KIND};
 pub use kube_proxy::flags as kube_proxy_flags;
 pub use settings::{Layer, Place, Section, Setting, Settings, Shape, Unused, environment};
 pub use table::SETTINGS;
+pub use watch::ReadFile;
 
 /// Why addresses do not tell which sources are pods.
 const PODS: &str =
@@ -229,6 +231,8 @@ pub struct Config {
     pub log: Log,
     /// Values that were given and have no effect.
     pub unused: Vec<Unused>,
+    /// The file whose change ends the agent: one of kube-proxy's kind.
+    pub file: Option<ReadFile>,
 }
 
 /// What the command line gave.
@@ -281,6 +285,7 @@ pub fn gather(
     let arguments = flags.layer.into_iter().chain(arguments.layer).collect();
     let mut settings = Settings::merge(arguments, environment(&variable), file.layer);
     settings.unused = file.unused.into_iter().chain(flags.unused).collect();
+    settings.file = file.read;
     Ok(settings)
 }
 
@@ -342,6 +347,7 @@ impl Config {
             places: places(&mut read),
             log: log(&mut read),
             unused,
+            file: settings.file.clone(),
         };
         read.finish(config)
     }

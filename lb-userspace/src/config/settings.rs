@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::table::SETTINGS;
+use super::watch::ReadFile;
 
 /// How a setting is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +152,8 @@ pub struct Settings {
     values: Layer,
     /// Values without effect.
     pub unused: Vec<Unused>,
+    /// The file of kube-proxy's kind that was read.
+    pub file: Option<ReadFile>,
 }
 
 impl Settings {
@@ -168,6 +171,7 @@ impl Settings {
         Self {
             values,
             unused: Vec::new(),
+            file: None,
         }
     }
 

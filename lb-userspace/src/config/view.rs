@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tracing::Level;
 
 use super::{Config, LogFormat, Source, kube_proxy};
 use crate::model::NodePortAddresses;
@@ -47,12 +48,23 @@ impl Config {
             "featureGates": { "AllowServiceExternalIPs": self.external_ips },
             "healthzBindAddress": listen(self.listen.healthz),
             "hostnameOverride": self.node_name,
-            "logging": { "format": match self.log.format { LogFormat::Text => "text", LogFormat::Json => "json" } },
+            "logging": {
+                "format": match self.log.format { LogFormat::Text => "text", LogFormat::Json => "json" },
+                "verbosity": match self.log.level { Level::TRACE => 6, Level::DEBUG => 4, _ => 0 },
+            },
             "metricsBindAddress": listen(self.listen.metrics),
-            "mode": "steerway",
+            "mode": kube_proxy::MODE,
             "nftables": { "minSyncPeriod": go_time(self.min_sync_period), "syncPeriod": go_time(self.sync_period) },
             "nodePortAddresses": node_ports,
         } })
+    }
+
+    /// The same as a file that `--config` takes, for kube-proxy's `--write-config-to`.
+    ///
+    /// # Errors
+    /// A value has no form in YAML.
+    pub fn kube_proxy_file(&self) -> Result<String, serde_saphyr::ser::Error> {
+        serde_saphyr::to_string(&self.configz()["kubeproxy.config.k8s.io"])
     }
 }
 

@@ -1,8 +1,9 @@
 //! The agent of `steerway run`: takes the pin folder, loads the programs, starts source, host and socket, and runs the loop.
 //!
 //! Everything that can fail for good fails here, before anything of the former agent was touched; afterwards the agent only
-//! ends on SIGTERM or SIGINT, and leaves programs, tables and routes as they are.
+//! ends on SIGTERM, SIGINT or a change of its configuration file, and leaves programs, tables and routes as they are.
 
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -19,7 +20,7 @@ use super::host::{HostStartError, KernelHost};
 use super::sweep::FlowSweep;
 use super::{Parts, Reconciler};
 use crate::clock;
-use crate::config::{Attach, Config, Source, Unused};
+use crate::config::{Attach, Config, ReadFile, Source, Unused};
 use crate::datapath::attach::{Attacher, Kind};
 use crate::datapath::clock::{Clock, ClockError};
 use crate::datapath::conntrack;
@@ -82,6 +83,9 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+    /// The agent worked, and has to start with other settings.
+    #[error("the content of the configuration file {} has changed: start the agent again", .0.display())]
+    Changed(PathBuf),
     /// A step of the start panicked.
     #[error("a step of the start broke off")]
     Broken(#[from] JoinError),
@@ -94,19 +98,36 @@ fn process(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
 /// Runs an agent until SIGTERM or SIGINT; either may come at any time.
 ///
 /// # Errors
-/// It cannot start; nothing of a former agent was touched, unless the error says so.
+/// It cannot start; nothing of a former agent was touched, unless the error says so. Or its configuration file has changed.
 pub async fn run(config: Config) -> Result<(), AgentError> {
-    let mut stop = pin!(stop().map_err(process("take signals"))?);
-    let agent = tokio::select! {
+    let mut end = pin!(end(config.file.clone(), stop().map_err(process("take signals"))?));
+    let ended = tokio::select! {
         biased;
-        () = &mut stop => None,
-        agent = Agent::start(config) => Some(agent?),
+        ended = &mut end => ended,
+        agent = Agent::start(config) => {
+            let agent = agent?;
+            agent.reconciler.run(end).await
+        }
     };
-    if let Some(agent) = agent {
-        agent.reconciler.run(stop).await;
-    }
     info!("agent stops; what it programmed goes on forwarding");
-    Ok(())
+    ended
+}
+
+/// Waits for what ends an agent: a signal, or a change of the file that has its settings.
+async fn end(file: Option<ReadFile>, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    let changed = async {
+        match file {
+            Some(file) => {
+                file.changed().await;
+                file.path
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stop => Ok(()),
+        path = changed => Err(AgentError::Changed(path)),
+    }
 }
 
 /// A started agent.

@@ -169,8 +169,8 @@ impl<H: Host> Reconciler<H> {
         }
     }
 
-    /// Runs until `stop` is ready; a cycle that is under way is finished first.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+    /// Runs until `stop` is ready, and returns what it tells; a cycle that is under way is finished first.
+    pub async fn run<T>(mut self, stop: impl Future<Output = T>) -> T {
         let mut stop = pin!(stop);
         // The start is over, and what else is missing only a cycle can tell.
         self.state.send_modify(|state| state.not_ready.clear());
@@ -180,7 +180,7 @@ impl<H: Host> Reconciler<H> {
             let sweep_at = self.upkeep.sweep_at();
             tokio::select! {
                 biased;
-                () = &mut stop => return,
+                told = &mut stop => return told,
                 changed = self.source.changed(), if !self.source_ended => {
                     if changed.is_err() {
                         error!("the source has ended; what it held stays in force");

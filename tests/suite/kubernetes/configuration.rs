@@ -2,6 +2,8 @@
 //! that kube-proxy makes.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use lb_tests::agent::Agent;
 use lb_tests::assert::{OnFailure, eventually};
@@ -23,6 +25,60 @@ fn setting(scene: &Scene, name: &str) -> String {
     let path = format!("/proc/sys/net/netfilter/{name}");
     let text = scene.world.node(1).ns.run(|| fs::read_to_string(&path));
     text.unwrap_or_else(|error| panic!("{path}: {error}")).trim().to_owned()
+}
+
+/// Puts a file into a folder as the kubelet puts a ConfigMap's: new content comes by a swap of links.
+fn mount(folder: &Path, version: &str, text: &str) {
+    let at = |name: &str| folder.join(name);
+    fs::create_dir(at(version)).expect("a folder of this version");
+    fs::write(at(version).join("config.conf"), text).expect("the file");
+    symlink(version, at("..data_tmp")).expect("a link");
+    fs::rename(at("..data_tmp"), at("..data")).expect("the swap");
+    if !at("config.conf").exists() {
+        symlink("..data/config.conf", at("config.conf")).expect("a link");
+    }
+}
+
+#[test]
+fn a_changed_file_ends_the_agent_forwarding_goes_on_and_the_next_start_has_the_new_values() {
+    let mut scene = Scene::of(&World::builder().nodes(1), &[]);
+    let _dump = OnFailure::of(&scene.world);
+    scene.agents.clear();
+    let text = |established: &str| {
+        let config = json!({ "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+            "clientConnection": { "kubeconfig": scene.cluster.kube_proxy() }, "hostnameOverride": "node1",
+            "conntrack": { "tcpEstablishedTimeout": established } });
+        config.to_string()
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    mount(folder.path(), "..1", &text("1h0m0s"));
+    let file = folder.path().join("config.conf");
+    let mut agent = Agent::start_on_config(scene.world.node(1), &file, &[]);
+    scene.cluster.create(&web("web", "10.96.0.10"));
+    scene.create_slice("web", &["pod1-2"]);
+    agent.wait_ready();
+    let metrics = at("127.0.0.1", 10249);
+    let established = || {
+        let (_, _, body) = get(&scene.world.node(1).ns, metrics, "/configz").expect("an answer");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        body["kubeproxy.config.k8s.io"]["conntrack"]["tcpEstablishedTimeout"].clone()
+    };
+    assert_eq!(established(), json!("1h0m0s"));
+    for (change, wanted) in [("swapped", "2h0m0s"), ("written", "3h0m0s")] {
+        if change == "swapped" {
+            mount(folder.path(), "..2", &text(wanted));
+        } else {
+            fs::write(&file, text(wanted)).expect("the file");
+        }
+        assert_eq!(agent.wait_end().code(), Some(1), "{change}");
+        let log = agent.log();
+        let told = format!("the content of the configuration file {} has changed", file.display());
+        assert!(log.contains(&told), "{change}:\n{log}");
+        assert_eq!(names(&scene.backends(at("10.96.0.10", PORT))), ["pod1-2"], "{change}");
+        agent.restart();
+        agent.wait_ready();
+        assert_eq!(established(), json!(wanted), "{change}");
+    }
 }
 
 #[test]

@@ -19,12 +19,15 @@ use serde_json::{Map, Value};
 use super::PODS;
 use super::error::{ConfigError, nearest};
 use super::settings::{Layer, Place, Setting, Unused};
+use super::watch::ReadFile;
 use fields::{FIELDS, FLAG_ONLY, Field, Form, GATE, GATE_EXTERNAL_IPS, Meaning};
 
 /// `apiVersion` of the file.
 pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 /// `kind` of the file.
 pub(super) const KIND: &str = "KubeProxyConfiguration";
+/// The mode that is ours, as `/configz` shows it.
+pub(super) const MODE: &str = "steerway";
 
 /// What a file or the flags came to.
 #[derive(Debug, Default)]
@@ -32,6 +35,8 @@ pub(super) struct Translated {
     pub(super) layer: Layer,
     pub(super) unused: Vec<Unused>,
     pub(super) errors: Vec<ConfigError>,
+    /// The file, where it is of kube-proxy's kind.
+    pub(super) read: Option<ReadFile>,
 }
 
 /// kube-proxy's flags that are no settings of ours, and whether each may stand without a value.
@@ -186,11 +191,11 @@ impl Given {
     fn modes(&mut self) {
         let mode = self.take_one("mode");
         let section = match mode.as_ref().map_or("", |(_, mode)| mode.as_str()) {
-            "nftables" => "nftables",
+            "nftables" | MODE => "nftables",
             "ipvs" => "ipvs",
             _ => "iptables",
         };
-        if let Some((place, mode)) = mode {
+        if let Some((place, mode)) = mode.filter(|(_, mode)| mode != MODE) {
             let all = if mode == "nftables" || self.values.contains_key("nodePortAddresses") {
                 ""
             } else {
