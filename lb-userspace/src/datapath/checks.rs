@@ -123,26 +123,31 @@ fn effective_capabilities() -> u64 {
         .unwrap_or(0)
 }
 
-fn rights(effective: u64) -> Check {
+/// The capabilities that the agent needs and this process lacks. CAP_SYS_ADMIN holds the two of BPF.
+pub fn lacking_capabilities() -> Vec<&'static str> {
+    lacking(effective_capabilities())
+}
+
+fn lacking(effective: u64) -> Vec<&'static str> {
     let has = |bit: u32| effective >> bit & 1 == 1;
-    let bpf = has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON);
-    let missing: Vec<&str> = [
-        (has(CAP_NET_ADMIN), "CAP_NET_ADMIN"),
-        (
-            bpf,
-            "CAP_SYS_ADMIN (or CAP_BPF and CAP_PERFMON, with bpffs mounted already)",
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(there, name)| (!there).then_some(name))
-    .collect();
-    if missing.is_empty() {
+    let needed = [
+        ("CAP_NET_ADMIN", has(CAP_NET_ADMIN)),
+        ("CAP_BPF", has(CAP_BPF) || has(CAP_SYS_ADMIN)),
+        ("CAP_PERFMON", has(CAP_PERFMON) || has(CAP_SYS_ADMIN)),
+    ];
+    let lacking = needed.into_iter().filter(|(_, there)| !there);
+    lacking.map(|(name, _)| name).collect()
+}
+
+fn rights(effective: u64) -> Check {
+    let lacking = lacking(effective);
+    if lacking.is_empty() {
         Check::ok("rights", "programs may be loaded and attached")
     } else {
         Check::fail(
             "rights",
-            format!("missing: {}", missing.join(", ")),
-            "run as root, or give these capabilities",
+            format!("missing: {}", lacking.join(", ")),
+            "run as root, or give what is missing",
         )
     }
 }
@@ -507,13 +512,12 @@ mod tests {
             rights(bits(&[CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON])).verdict,
             Verdict::Ok
         );
-        let check = rights(bits(&[CAP_BPF]));
-        assert_eq!(check.verdict, Verdict::Fail);
-        assert!(
-            check.detail.contains("CAP_NET_ADMIN") && check.detail.contains("CAP_PERFMON"),
-            "{}",
-            check.detail
-        );
+        let without = |bits| lacking(bits).join(" ");
+        assert_eq!(without(bits(&[CAP_BPF, CAP_PERFMON])), "CAP_NET_ADMIN");
+        assert_eq!(without(bits(&[CAP_NET_ADMIN, CAP_PERFMON])), "CAP_BPF");
+        assert_eq!(without(bits(&[CAP_NET_ADMIN, CAP_BPF])), "CAP_PERFMON");
+        assert_eq!(without(0), "CAP_NET_ADMIN CAP_BPF CAP_PERFMON");
+        assert_eq!(rights(bits(&[CAP_SYS_ADMIN])).detail, "missing: CAP_NET_ADMIN");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::{Parts, Reconciler};
 use crate::clock;
 use crate::config::{Attach, Config, ReadFile, Source, Unused};
 use crate::datapath::attach::{Attacher, Kind};
+use crate::datapath::checks;
 use crate::datapath::clock::{Clock, ClockError};
 use crate::datapath::conntrack;
 use crate::datapath::load::{self, LoadError, LoadOptions, Loaded};
@@ -41,6 +42,9 @@ const OTHER_AGENT_ENDS: Duration = Duration::from_secs(30);
 /// Why an agent does not start.
 #[derive(Debug, Error)]
 pub enum AgentError {
+    /// The process may not do what an agent does.
+    #[error("this process lacks {}: run the agent as root, or give it what is missing", .0.join(" and "))]
+    Rights(Vec<&'static str>),
     /// The pin folder cannot be had.
     #[error(transparent)]
     Pins(#[from] PinError),
@@ -140,6 +144,10 @@ struct Agent {
 impl Agent {
     /// The socket answers early: the verifier may take long.
     async fn start(config: Config) -> Result<Self, AgentError> {
+        let lacking = checks::lacking_capabilities();
+        if !lacking.is_empty() {
+            return Err(AgentError::Rights(lacking));
+        }
         let started = clock::now();
         let pins = PinDir::new(&config.places.pin_dir);
         let run_dir = RunDir::new(&config.places.run_dir);
