@@ -9,10 +9,8 @@ use anyhow::Context as _;
 
 use super::output::Format;
 use super::settings::Given;
-use super::{Outcome, cleanup};
+use super::{Outcome, cleanup, prepare};
 use crate::config::{Config, Places, process_variable};
-use crate::datapath::conntrack;
-use crate::datapath::run_dir::RunDir;
 use crate::{observe, reconcile};
 
 /// Threads of the runtime; each costs resident memory.
@@ -41,7 +39,7 @@ pub(super) struct Options {
     /// As kube-proxy's: do what `steerway cleanup` does, and end
     #[arg(long, hide = true)]
     cleanup: bool,
-    /// As kube-proxy's: make the settings that need a privileged container, and end
+    /// As kube-proxy's: do what `steerway prepare` does, and end
     #[arg(long, hide = true, conflicts_with = "cleanup")]
     init_only: bool,
     #[command(flatten)]
@@ -64,7 +62,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     }
     observe::start_logs(config.log)?;
     if options.init_only {
-        return init(&config, out);
+        return prepare::make(&config, out);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -75,21 +73,6 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
     // A step of the start that still runs is left behind, as by a kill: each of them may stop anywhere.
     runtime.shutdown_background();
     ended?;
-    Ok(Outcome::Success)
-}
-
-/// Makes what an unprivileged agent could not.
-fn init(config: &Config, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    let run_dir = RunDir::new(&config.places.run_dir);
-    run_dir
-        .create()
-        .with_context(|| format!("cannot use the run folder {}", config.places.run_dir.display()))?;
-    for name in conntrack::make_now(&config.conntrack, &run_dir) {
-        writeln!(
-            out,
-            "{name} is not there: netfilter's connection tracking is not loaded"
-        )?;
-    }
     Ok(Outcome::Success)
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use lb_tests::agent::Agent;
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::kubernetes::{ControlPlane, Use};
+use lb_tests::netfilter::set_rules;
 use lb_tests::objects::NodeObject;
 use lb_tests::world::World;
 use serde_json::{Value, json};
@@ -131,7 +132,8 @@ fn the_unprivileged_agent_has_the_capabilities_that_it_needs_and_names_one_that_
     assert!(!given.is_empty());
 
     let node = world.node(1);
-    let mut agent = Agent::prepare(node, deploy("examples"), &[]);
+    // The number of tracked connections belongs to the first network namespace.
+    let mut agent = Agent::prepare(node, deploy("examples"), &["--conntrack-max-per-core", "0"]);
     let binary = agent.binary().to_owned();
     let limited = |names: &[String]| {
         let list = format!("-all,+{}", names.join(",+").to_lowercase());
@@ -147,29 +149,108 @@ fn the_unprivileged_agent_has_the_capabilities_that_it_needs_and_names_one_that_
     for lacking in &given {
         let rest: Vec<String> = given.iter().filter(|name| *name != lacking).cloned().collect();
         let script = limited(&rest);
-        let output = node.ns.cmd(&[script.to_str().expect("a path"), "check"]);
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(!output.status.success(), "without {lacking}: {said}");
-        assert!(said.contains(&format!("CAP_{lacking}")), "without {lacking}: {said}");
+        agent.set_binary(&*script);
+        let before = agent.log().len();
+        agent.restart();
+        assert_eq!(agent.wait_end().code(), Some(1), "without {lacking}");
+        let log = agent.log();
+        let named = given
+            .iter()
+            .filter(|name| log[before..].contains(&format!("CAP_{name}")));
+        assert_eq!(named.collect::<Vec<_>>(), [lacking], "without {lacking}: {log}");
+        let check = agent.cli(&["check"]);
+        let said = String::from_utf8_lossy(&check.stdout);
+        assert!(!check.status.success(), "without {lacking}: {said}");
+        assert!(
+            said.contains(&format!("missing: CAP_{lacking} ")),
+            "without {lacking}: {said}"
+        );
     }
-    let prepared = agent.cli(&["prepare"]);
+
+    // The init container has the same settings, and makes those that the agent could not.
+    let args = |container: &str| -> Vec<String> {
+        let path = format!("jsonpath={{.spec.template.spec.{container}.args}}");
+        let args = cluster.kubectl(&["get", "daemonset/steerway", "-n", "kube-system", "-o", &path], "");
+        serde_json::from_str(&args).expect("a list of arguments")
+    };
+    let prepare = args("initContainers[0]");
+    assert_eq!(prepare[0], "prepare");
+    assert!(args("containers[0]").contains(&prepare[1]), "{prepare:?}");
+    set_rules(
+        node,
+        "inet plugin",
+        "filter hook forward priority 0",
+        "ct state new counter name hits",
+    );
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let settings = "apiVersion: steerway.dev/v1alpha1\nkind: SteerwayConfiguration\nsource: kubernetes\napiServer: https://192.0.2.1:6443\nconntrackMaxPerCore: 0\nconntrackUdpTimeoutStream: 90s\n";
+    fs::write(file.path(), settings).expect("the file");
+    agent.set_binary(binary.clone());
+    let prepared = agent.cli(&["prepare", "--config", file.path().to_str().expect("a path")]);
     assert!(
         prepared.status.success(),
         "{}",
         String::from_utf8_lossy(&prepared.stderr)
     );
+    for (name, wanted) in [
+        ("nf_conntrack_udp_timeout_stream", "90"),
+        ("nf_conntrack_tcp_timeout_close_wait", "3600"),
+        ("nf_conntrack_tcp_timeout_established", "86400"),
+    ] {
+        let path = format!("/proc/sys/net/netfilter/{name}");
+        let found = node
+            .ns
+            .run(|| fs::read_to_string(&path))
+            .expect("a setting of netfilter");
+        assert_eq!(found.trim(), wanted, "{name}");
+    }
     let script = limited(&given);
     agent.set_binary(&*script);
     agent.restart();
     agent.wait_ready();
+    let log = agent.log();
+    assert!(!log.contains("netfilter's setting"), "{log}");
     // What ends it and cleans up has all rights again.
     agent.set_binary(binary.clone());
 }
 
-/// A template of the chart with the chart's default values. Each expression that the chart uses stands here with what it becomes;
-/// another one is an error.
+#[test]
+fn the_memory_request_is_the_agent_and_its_tables_as_check_states_them() {
+    /// What ARCHITECTURE.md and the bench hold the agent to.
+    const AGENT: u64 = 60_000_000;
+    let world = World::builder().nodes(1).build();
+    let agent = Agent::prepare(world.node(1), deploy("examples"), &[]);
+    let checks = agent.json(&["check"]);
+    let memory = checks
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|check| check["name"] == "memory");
+    let detail = memory
+        .and_then(|check| check["detail"].as_str())
+        .expect("the check of memory");
+    let tables = detail
+        .strip_prefix("tables take ")
+        .and_then(|rest| rest.split_once(" MiB"));
+    let tables: u64 = tables.expect("a number of MiB").0.parse().expect("a number");
+    let set: Value =
+        serde_saphyr::from_str(&fs::read_to_string(deploy("kustomize/agent/daemon-set.yaml")).expect("the manifest"))
+            .expect("YAML");
+    let path = "/spec/template/spec/containers/0/resources";
+    let resources = set.pointer(path).expect("resources");
+    assert_eq!(resources.get("limits"), None);
+    let request = resources["requests"]["memory"]
+        .as_str()
+        .and_then(|text| text.strip_suffix("Mi"));
+    let request: u64 = request.expect("a request in Mi").parse().expect("a number");
+    let needed = tables + AGENT.div_ceil(1 << 20);
+    assert!((needed..needed + 32).contains(&request), "{request} Mi for {needed}");
+}
+
+/// A template of the chart with the chart's default values, but `unprivileged`. Each expression that the chart uses stands here with
+/// what it becomes; another one is an error.
 #[track_caller]
-fn rendered(template: &str) -> String {
+fn rendered(template: &str, unprivileged: bool) -> String {
     const BECOME: [(&str, &str); 5] = [
         ("{{ .Release.Namespace }}", "kube-system"),
         (r#"{{ .Values.apiServer | default "null" }}"#, "null"),
@@ -187,16 +268,22 @@ fn rendered(template: &str) -> String {
     for (expression, value) in BECOME {
         text = text.replace(expression, value);
     }
-    let mut optional = 0;
+    // Whether what stands in each open block is rendered.
+    let mut blocks = Vec::new();
     let mut lines = Vec::new();
     for line in text.lines() {
         let word = line.trim();
-        // By default all of these values are empty.
-        if word.starts_with("{{- with .Values.") {
-            optional += 1;
+        if word == "{{- if .Values.unprivileged }}" {
+            blocks.push(unprivileged);
+        } else if word.starts_with("{{- with .Values.") {
+            // By default all of these values are empty.
+            blocks.push(false);
+        } else if word == "{{- else }}" {
+            let block = blocks.last_mut().expect("an open block");
+            *block = !*block;
         } else if word == "{{- end }}" {
-            optional -= 1;
-        } else if optional == 0 {
+            blocks.pop();
+        } else if blocks.iter().all(|rendered| *rendered) {
             assert!(
                 !line.contains("{{"),
                 "an expression that this test does not know: {line}"
@@ -216,13 +303,17 @@ fn the_chart_renders_what_kustomize_does() {
         let items = serde_json::Deserializer::from_str(&list).into_iter::<Value>();
         items.map(|item| comparable(item.expect("JSON of kubectl"))).collect()
     };
-    let templates = fs::read_dir(deploy("helm/steerway/templates")).expect("the chart's templates");
-    let chart: Vec<String> = templates
-        .map(|entry| rendered(&fs::read_to_string(entry.expect("a template").path()).expect("text")))
-        .collect();
-    let folder = deploy("kustomize/agent").display().to_string();
-    let plain = cluster.kubectl(&["kustomize", &folder], "");
-    assert_eq!(objects(&chart.join("\n---\n")), objects(&plain));
+    for (unprivileged, overlay) in [(false, "kustomize/agent"), (true, "kustomize/unprivileged")] {
+        let templates = fs::read_dir(deploy("helm/steerway/templates")).expect("the chart's templates");
+        let chart: Vec<String> = templates
+            .map(|entry| fs::read_to_string(entry.expect("a template").path()).expect("text"))
+            .map(|text| rendered(&text, unprivileged))
+            .collect();
+        let folder = deploy(overlay).display().to_string();
+        let plain = cluster.kubectl(&["kustomize", &folder], "");
+        assert!(plain.contains("kubernetes.io/os: linux"), "{plain}");
+        assert_eq!(objects(&chart.join("\n---\n")), objects(&plain), "{overlay}");
+    }
     let values: Value =
         serde_saphyr::from_str(&fs::read_to_string(deploy("helm/steerway/values.yaml")).expect("values"))
             .expect("YAML");
@@ -230,12 +321,14 @@ fn the_chart_renders_what_kustomize_does() {
         (
             &values["apiServer"],
             &values["image"]["repository"],
-            &values["resources"]["requests"]
+            &values["resources"]["requests"],
+            &values["unprivileged"]
         ),
         (
             &Value::Null,
             &json!("steerway"),
-            &json!({ "cpu": "100m", "memory": "300Mi" })
+            &json!({ "cpu": "100m", "memory": "300Mi" }),
+            &json!(false)
         )
     );
 }
