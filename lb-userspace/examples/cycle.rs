@@ -142,7 +142,7 @@ async fn cycles(place: &Path, services: usize, endpoints: usize) -> anyhow::Resu
         state,
         random: 1,
     });
-    tokio::spawn(reconciler.run(std::future::pending()));
+    tokio::spawn(reconciler.run(std::future::pending::<()>()));
     let mut times = Vec::new();
     for moved in 0..=CHANGES {
         write(place, 0..services.min(FILE), endpoints, moved % 2 + 2)?;

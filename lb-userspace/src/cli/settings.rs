@@ -1,6 +1,7 @@
 //! The flags of settings, made from the table in [`crate::config`], so that help, environment and file cannot drift apart; and
 //! kube-proxy's flags, which are taken and not shown.
 
+use std::fs;
 use std::path::PathBuf;
 
 use clap::builder::{PathBufValueParser, StyledStr};
@@ -28,9 +29,10 @@ impl<const ALL: bool> Given<ALL> {
         config::kube_proxy_flags().filter(|_| ALL)
     }
 
-    /// Joins the flags with environment and file.
+    /// Joins the flags with environment, file and what is mounted.
     pub(super) fn gather(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, ConfigErrors> {
-        config::gather(self.given.clone(), self.config.as_deref(), variable)
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        config::gather(self.given.clone(), self.config.as_deref(), variable).map(|settings| settings.on_mounts(&mounts))
     }
 }
 

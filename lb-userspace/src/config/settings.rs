@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::table::SETTINGS;
 use super::watch::ReadFile;
@@ -146,6 +146,9 @@ pub struct Unused {
     pub wrong: bool,
 }
 
+/// The setting whose default depends on what is mounted.
+const PIN_DIR: &str = "pin-dir";
+
 /// The merged values of all layers.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -181,6 +184,29 @@ impl Settings {
         self.values
             .entry(flag)
             .or_insert_with(|| (Place::Default(flag), vec![value.to_owned()]));
+        self
+    }
+
+    /// Puts the pin folder onto the first BPF file system of `mounts` (/proc/self/mounts), where no layer has the setting and none is at the
+    /// usual place. Without any, the agent mounts one there.
+    #[must_use]
+    pub fn on_mounts(mut self, mounts: &str) -> Self {
+        let usual = Setting::by_flag(PIN_DIR).map_or("", |setting| setting.default);
+        let points = mounts.lines().filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (point, kind) = (fields.next()?, fields.next()?);
+            // A point with a space or the like is written in octal, and is no place to choose by oneself.
+            (kind == "bpf" && !point.contains('\\')).then_some(point)
+        });
+        let points: Vec<&str> = points.collect();
+        let is_usual = points
+            .iter()
+            .any(|point| Path::new(usual).parent() == Some(Path::new(point)));
+        if let (Some(first), false, Some((Place::Default(_), values))) =
+            (points.first(), is_usual, self.values.get_mut(PIN_DIR))
+        {
+            *values = vec![format!("{}/steerway", first.trim_end_matches('/'))];
+        }
         self
     }
 
@@ -228,6 +254,26 @@ mod tests {
                 s.variable()
             );
         }
+    }
+
+    #[test]
+    fn the_pin_folder_is_where_a_bpf_file_system_is() {
+        const USUAL: &str = "bpf /sys/fs/bpf bpf rw,nosuid,mode=700 0 0\n";
+        const OTHER: &str = "none /run/other/bpf bpf rw 0 0\n";
+        let folder = |mounts: &str, given: Layer| {
+            let settings = Settings::merge(given, Layer::new(), Layer::new()).on_mounts(mounts);
+            settings.get(PIN_DIR).unwrap().1.concat()
+        };
+        let rest = "proc /proc proc rw 0 0\nbpf /a\\040b bpf rw 0 0\nx\n";
+        for (mounts, wanted) in [
+            (rest.to_owned(), "/sys/fs/bpf/steerway"),
+            (format!("{rest}{OTHER}{USUAL}"), "/sys/fs/bpf/steerway"),
+            (format!("{rest}{OTHER}none /b bpf rw 0 0\n"), "/run/other/bpf/steerway"),
+        ] {
+            assert_eq!(folder(&mounts, Layer::new()), wanted, "{mounts}");
+        }
+        let given = Layer::from([(PIN_DIR, (Place::Flag(PIN_DIR), vec!["/p".to_owned()]))]);
+        assert_eq!(folder(OTHER, given), "/p");
     }
 
     #[test]

@@ -366,7 +366,7 @@ pub const SETTINGS: &[Setting] = &[
         Value,
         "DIR",
         "/sys/fs/bpf/steerway",
-        "Folder on a BPF file system that keeps programs and tables while no agent runs; one agent a folder",
+        "Folder on a BPF file system that keeps programs and tables while no agent runs, one agent a folder; by default on the first one that is mounted, where none is at the usual place",
     ),
     setting(
         Agent,
