@@ -50,6 +50,7 @@ pub mod objects;
 pub mod packet;
 pub mod pinned_map;
 pub mod prog_run;
+pub mod program_cost;
 mod syscall;
 pub mod tiny_program;
 pub mod traffic;

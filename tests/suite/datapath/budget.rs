@@ -6,12 +6,7 @@
 //! 16 on newer kernels, which is less); stack is read from the object, as the verifier reads it: the lowest place below the frame pointer that a
 //! function names. Its margin is one such step, up to the 512.
 
-use std::collections::BTreeMap;
-
-use aya::EbpfLoader;
-use aya::programs::{Program, ProgramInfo, SchedClassifier, Xdp};
-use lb_common::layout::map;
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SymbolKind};
+use lb_tests::program_cost::{costs, stacks};
 use steerway::datapath::load::OBJECT;
 
 /// A program, by the beginning of its name, and the most that it may cost.
@@ -47,32 +42,12 @@ const BUDGETS: [Budget; 8] = [
 ];
 /// Bytes of stack of a chain of calls.
 const STACK: u32 = 512;
-/// What Linux 6.1 rounds a function's stack up to.
-const ROUNDED: u32 = 32;
 
 #[test]
 fn every_program_is_within_its_budget_of_instructions_and_size() {
-    // As on a kernel that has all, with small tables.
-    let (sets, mask, has) = (1 << 8, (1_u32 << 8) - 1, 1_u32);
-    let tables = ["_v4", "_v6"].map(|family| format!("{}{family}", map::FLOWS));
-    let mut loader = EbpfLoader::new();
-    for table in &tables {
-        loader.map_max_entries(table, sets);
-    }
-    for name in [map::FLOW_MASK_V4, map::FLOW_MASK_V6] {
-        loader.override_global(name, &mask, true);
-    }
-    for name in [map::CSUM_IPV6, map::FIB_SOURCE] {
-        loader.override_global(name, &has, true);
-    }
-    let mut ebpf = loader.load(OBJECT).expect("the agent's object");
     let mut exceeded = Vec::new();
-    for (name, program) in ebpf.programs_mut() {
-        let info = loaded(program);
-        let (verified, size) = (
-            info.verified_instruction_count().expect("a count of the verifier"),
-            info.size_translated().expect("a size"),
-        );
+    for cost in costs(OBJECT) {
+        let (name, verified, size) = (&cost.name, cost.verified, cost.size);
         println!("{name}: {verified} instructions verified, {size} bytes");
         let most = budget_of(name);
         if verified > most.verified || size > most.size {
@@ -90,19 +65,6 @@ fn budget_of(name: &str) -> &'static Budget {
     found.expect("a budget for every name")
 }
 
-/// Loads a program, and tells what the kernel made of it.
-fn loaded(program: &mut Program) -> ProgramInfo {
-    if let Program::Xdp(program) = program {
-        let program: &mut Xdp = program;
-        program.load().expect("a program that the verifier accepts");
-        program.info().expect("a loaded program")
-    } else {
-        let program: &mut SchedClassifier = program.try_into().expect("a program of tc");
-        program.load().expect("a program that the verifier accepts");
-        program.info().expect("a loaded program")
-    }
-}
-
 #[test]
 fn every_chain_of_calls_is_within_its_budget_of_stack() {
     assert!(
@@ -110,95 +72,16 @@ fn every_chain_of_calls_is_within_its_budget_of_stack() {
             .iter()
             .all(|budget| budget.stack.iter().all(|most| *most <= STACK))
     );
-    let functions = Functions::of(OBJECT);
-    let deep: Vec<String> = functions
-        .programs()
-        .map(|(name, place)| (name, functions.depth(place)))
+    let stacks = stacks(OBJECT);
+    let deep: Vec<String> = stacks
+        .iter()
         .inspect(|(name, depth)| println!("{name}: {depth} bytes of stack"))
-        .map(|(name, depth)| (name, depth, budget_of(name).stack[usize::from(name.ends_with("_v6"))]))
+        .map(|(name, depth)| (name, *depth, budget_of(name).stack[usize::from(name.ends_with("_v6"))]))
         .filter(|(_, depth, most)| depth > most)
         .map(|(name, depth, most)| format!("{name}: {depth} bytes of {most}"))
         .collect();
     assert!(deep.is_empty(), "{deep:#?}");
     // A reading that finds nothing holds for nothing.
-    let deepest = functions.programs().map(|(_, place)| functions.depth(place)).max();
+    let deepest = stacks.iter().map(|(_, depth)| *depth).max();
     assert!(deepest > Some(256), "{deepest:?}");
-}
-
-/// Where a function begins: its section and offset.
-type Place = (usize, u64);
-
-/// The functions of an object: their names, own stack, and whom they call.
-struct Functions(BTreeMap<Place, Function>);
-
-#[derive(Default)]
-struct Function {
-    name: String,
-    stack: u32,
-    calls: Vec<Place>,
-}
-
-impl Functions {
-    fn of(object: &[u8]) -> Self {
-        let object = object::File::parse(object).expect("an ELF object");
-        let mut functions = BTreeMap::<Place, Function>::new();
-        for symbol in object.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text) {
-            let section = symbol.section_index().expect("a function's section");
-            let code = object.section_by_index(section).expect("a section");
-            let data = code.data().expect("its bytes");
-            let relocations: BTreeMap<u64, RelocationTarget> = code
-                .relocations()
-                .map(|(at, relocation)| (at, relocation.target()))
-                .collect();
-            let first = symbol.address();
-            let end = first + symbol.size();
-            let mut function = Function {
-                name: symbol.name().expect("its name").to_owned(),
-                ..Function::default()
-            };
-            let mut holds_frame = false;
-            for at in (first..end).step_by(8) {
-                let bytes = data.get(at as usize..).and_then(|rest| rest.first_chunk::<8>());
-                let [op, registers, low, high, imm @ ..] = *bytes.expect("an instruction of eight bytes");
-                let (offset, imm) = (i16::from_le_bytes([low, high]), i32::from_le_bytes(imm));
-                let (to, from) = (registers & 15, registers >> 4);
-                let lowest = match op {
-                    // Loads from, and stores to, the frame; `r = r10; r += imm`.
-                    0x61 | 0x69 | 0x71 | 0x79 if from == 10 => offset.into(),
-                    0x62 | 0x63 | 0x6a | 0x6b | 0x72 | 0x73 | 0x7a | 0x7b | 0xc3 | 0xdb if to == 10 => offset.into(),
-                    0x07 if holds_frame => imm,
-                    _ => 0,
-                };
-                function.stack = function.stack.max(lowest.min(0).unsigned_abs());
-                holds_frame = op == 0xbf && from == 10;
-                if op == 0x85 && from == 1 {
-                    let next = |base: u64| base.wrapping_add_signed((i64::from(imm) + 1) * 8);
-                    let callee = match relocations.get(&at) {
-                        Some(RelocationTarget::Symbol(index)) => {
-                            let symbol = object.symbol_by_index(*index).expect("a symbol");
-                            (symbol.section_index().expect("its section").0, next(symbol.address()))
-                        }
-                        _ => (section.0, next(at)),
-                    };
-                    function.calls.push(callee);
-                }
-            }
-            functions.insert((section.0, first), function);
-        }
-        Self(functions)
-    }
-
-    /// The entry points, by name.
-    fn programs(&self) -> impl Iterator<Item = (&str, Place)> {
-        let called: Vec<Place> = self.0.values().flat_map(|function| function.calls.clone()).collect();
-        let entries = self.0.iter().filter(move |(place, _)| !called.contains(place));
-        entries.map(|(place, function)| (function.name.as_str(), *place))
-    }
-
-    /// The stack of a function and of the deepest chain that it calls.
-    fn depth(&self, place: Place) -> u32 {
-        let function = self.0.get(&place).unwrap_or_else(|| panic!("no function at {place:?}"));
-        let deepest = function.calls.iter().map(|callee| self.depth(*callee)).max();
-        function.stack.max(1).next_multiple_of(ROUNDED) + deepest.unwrap_or(0)
-    }
 }
