@@ -5,6 +5,8 @@
 //! of the last packet and counts it as good where it was translated as told, then writes the next of the frames that user space
 //! laid out, and tail-calls [`TARGET`]. What the same run costs with a target that does nothing is the price of the loop.
 //!
+//! An answer may be longer than what it answers: [`answered_packet`] and [`answered_frame`] take that back first.
+//!
 //! Beside them stand the yardsticks: one bare look-up in, and one bare insertion into, the kernel's own LRU hash; and the two ends of
 //! the way through a node: [`generate`] sends the frames out of a device, [`sink`] counts and drops what comes back as told.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -16,7 +18,10 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
-use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_redirect};
+use aya_ebpf::helpers::generated::{
+    bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_xdp_adjust_head,
+    bpf_xdp_adjust_tail,
+};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
@@ -35,16 +40,16 @@ const NEXT: i32 = -1;
 mod setting {
     /// Number of frames, or of the yardstick's keys.
     pub(super) const COUNT: usize = 0;
-    /// Offset of a word of the packet that tells whether it was translated.
-    pub(super) const OFFSET: usize = 1;
-    /// The bits of it that matter.
-    pub(super) const MASK: usize = 2;
-    /// What they are then.
-    pub(super) const VALUE: usize = 3;
     /// Index of the device that frames are sent out of.
-    pub(super) const DEVICE: usize = 4;
+    pub(super) const DEVICE: usize = 1;
+    /// Length of a frame that is answered.
+    pub(super) const LENGTH: usize = 2;
+    /// Bytes that its answer has in front of it.
+    pub(super) const GROWN: usize = 3;
+    /// Three words of the packet that tell whether it was translated: offset, the bits that matter, and what they are then.
+    pub(super) const SHOWN: [usize; 3] = [4, 7, 10];
     /// Number of words.
-    pub(super) const WORDS: usize = 5;
+    pub(super) const WORDS: usize = 13;
 }
 
 #[btf_map(name = "settings")]
@@ -77,6 +82,21 @@ fn turn(progress: &mut [u64; 2], count: u64) -> u64 {
     number
 }
 
+/// Counts the last packet where it is good.
+#[inline(always)]
+fn judge(settings: &[u64; setting::WORDS], progress: &mut [u64; 2], data: usize, end: usize) {
+    progress[1] += is_good(settings, data, end) as u64;
+}
+
+/// Writes the next flow's packet.
+#[inline(always)]
+fn next(settings: &[u64; setting::WORDS], progress: &mut [u64; 2], data: usize, end: usize) {
+    let number = turn(progress, settings[setting::COUNT]);
+    if let Some(frame) = FRAMES_BY_FLOW.get(number as u32) {
+        write(data, end, frame);
+    }
+}
+
 /// The next flow's packet for the program that is measured.
 #[classifier]
 fn packet(ctx: TcContext) -> i32 {
@@ -84,11 +104,8 @@ fn packet(ctx: TcContext) -> i32 {
         return NEXT;
     };
     let (data, end) = (ctx.data(), ctx.data_end());
-    progress[1] += is_good(settings, data, end) as u64;
-    let number = turn(progress, settings[setting::COUNT]);
-    if let Some(frame) = FRAMES_BY_FLOW.get(number as u32) {
-        write(data, end, frame);
-    }
+    judge(settings, progress, data, end);
+    next(settings, progress, data, end);
     // SAFETY: the context is the program's own.
     unsafe { TARGET.tail_call(&ctx, 0) };
     NEXT
@@ -101,11 +118,54 @@ fn frame(ctx: XdpContext) -> u32 {
         return XDP_PASS;
     };
     let (data, end) = (ctx.data(), ctx.data_end());
-    progress[1] += is_good(settings, data, end) as u64;
-    let number = turn(progress, settings[setting::COUNT]);
-    if let Some(frame) = FRAMES_BY_FLOW.get(number as u32) {
-        write(data, end, frame);
+    judge(settings, progress, data, end);
+    next(settings, progress, data, end);
+    // SAFETY: the context is the program's own.
+    unsafe { TARGET_XDP.tail_call(&ctx, 0) };
+    XDP_PASS
+}
+
+/// As [`packet`], where the last one may have become a longer answer.
+#[classifier]
+fn answered_packet(ctx: TcContext) -> i32 {
+    /// `BPF_ADJ_ROOM_MAC`.
+    const ROOM_AT_MAC: u32 = 1;
+    let Some((settings, progress)) = state() else {
+        return NEXT;
+    };
+    judge(settings, progress, ctx.data(), ctx.data_end());
+    let (length, grown) = (settings[setting::LENGTH] as u32, settings[setting::GROWN] as i32);
+    if ctx.len() != length {
+        // SAFETY: scalars and the program's own context. What is refused shows by the next packet, which is not good then.
+        unsafe {
+            bpf_skb_adjust_room(ctx.skb.skb, -grown, ROOM_AT_MAC, 0);
+            bpf_skb_change_tail(ctx.skb.skb, length, 0);
+        }
     }
+    next(settings, progress, ctx.data(), ctx.data_end());
+    // SAFETY: the context is the program's own.
+    unsafe { TARGET.tail_call(&ctx, 0) };
+    NEXT
+}
+
+/// As [`answered_packet`], at XDP.
+#[xdp(frags)]
+fn answered_frame(ctx: XdpContext) -> u32 {
+    let Some((settings, progress)) = state() else {
+        return XDP_PASS;
+    };
+    let (data, end) = (ctx.data(), ctx.data_end());
+    judge(settings, progress, data, end);
+    let (length, grown) = (settings[setting::LENGTH] as i32, settings[setting::GROWN] as i32);
+    let now = (end - data) as i32;
+    if now != length {
+        // SAFETY: as in `answered_packet`.
+        unsafe {
+            bpf_xdp_adjust_head(ctx.ctx, grown);
+            bpf_xdp_adjust_tail(ctx.ctx, length + grown - now);
+        }
+    }
+    next(settings, progress, ctx.data(), ctx.data_end());
     // SAFETY: the context is the program's own.
     unsafe { TARGET_XDP.tail_call(&ctx, 0) };
     XDP_PASS
@@ -114,13 +174,20 @@ fn frame(ctx: XdpContext) -> u32 {
 /// Whether the packet shows that it was translated as told.
 #[inline(always)]
 fn is_good(settings: &[u64; setting::WORDS], data: usize, end: usize) -> bool {
-    let offset = settings[setting::OFFSET] as usize & 63;
+    let [first, second, third] = setting::SHOWN;
+    shows(settings, first, data, end) && shows(settings, second, data, end) && shows(settings, third, data, end)
+}
+
+/// Whether one word of the packet is as told from this setting on.
+#[inline(always)]
+fn shows(settings: &[u64; setting::WORDS], told: usize, data: usize, end: usize) -> bool {
+    let offset = settings[told] as usize & 63;
     if data + offset + 8 > end {
         return false;
     }
     // SAFETY: the bounds were checked just now.
     let found = unsafe { ((data + offset) as *const u64).read_volatile() };
-    found & settings[setting::MASK] == settings[setting::VALUE]
+    found & settings[told + 1] == settings[told + 2]
 }
 
 /// Sends the next flow's packet out of a device: run with live frames, whose bytes are as the last receiver left them.
@@ -242,6 +309,16 @@ fn lru_insert(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
         let key = key(turn(progress, settings[setting::COUNT]));
         progress[1] += YARDSTICK.insert(key, 1, 0).is_ok() as u64;
+    }
+    NEXT
+}
+
+/// Takes the next key out again.
+#[classifier]
+fn lru_delete(_ctx: TcContext) -> i32 {
+    if let Some((settings, progress)) = state() {
+        let key = key(turn(progress, settings[setting::COUNT]));
+        progress[1] += YARDSTICK.remove(key).is_ok() as u64;
     }
     NEXT
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::packet::SIZES;
+use crate::packet::{SERVICES, SIZES, established_row, services_row, yardstick_row};
 use crate::plot::{Plot, svg};
 use crate::publish;
 use crate::report::Report;
@@ -85,11 +85,11 @@ fn line(
 fn flows(report: &Report) -> Plot {
     let kinds = ["TCP v4", "TCP v6", "UDP v4"].map(|kind| {
         line(report, &format!("established {kind}, forward, XDP"), &SIZES, |flows| {
-            format!("established {kind}, forward, {flows} flows, XDP")
+            established_row(kind, "forward", flows, "XDP")
         })
     });
     let yardstick = line(report, "one look-up, kernel LRU hash", &SIZES, |flows| {
-        format!("L({flows}): one look-up, kernel LRU hash")
+        yardstick_row(flows, "TCP v4")
     });
     Plot {
         title: "a packet by the number of flows".to_owned(),
@@ -101,9 +101,17 @@ fn flows(report: &Report) -> Plot {
 }
 
 fn services(report: &Report) -> Plot {
-    let kinds = ["established", "repeated SYN"].map(|kind| {
-        line(report, &format!("{kind}, 1,000 flows"), &[10, 10_000], |services| {
-            format!("{kind}, 1,000 flows, {services} Services")
+    let kinds = [
+        ("established", "TCP v4", "XDP"),
+        ("established", "TCP v6", "XDP"),
+        ("established", "TCP v4", "tc"),
+        ("new", "TCP v4", "XDP"),
+        ("new", "TCP v6", "XDP"),
+        ("new", "TCP v4", "tc"),
+    ]
+    .map(|(what, traffic, place)| {
+        line(report, &format!("{what} {traffic}, {place}"), &SERVICES, |services| {
+            services_row(what, traffic, services, place)
         })
     });
     Plot {

@@ -7,7 +7,7 @@
 //!
 //! A frame that is lost on the way counts as time and not as packet, so that a node is not flattered by what it drops.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::agent::Agent;
@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
-use crate::programs::{Programs, Sign};
+use crate::programs::{End, Programs, Sign};
 use crate::report::{Bound, Report, Row};
 
 /// Flows.
@@ -181,16 +181,10 @@ impl Stand {
     }
 }
 
-/// A packet to a backend: the end of its address's network and its port.
+/// A packet to a backend, whoever it is said to come from.
 fn to_a_backend() -> Sign {
-    // From offset 30: the destination's address, the source's port, the destination's.
-    let mut sign = Sign {
-        offset: 30,
-        mask: [0xff, 0xff, 0xff, 0, 0, 0, 0xff, 0xff],
-        value: [10, 244, 2, 0, 0, 0, 0, 0],
-    };
-    sign.value[6..].copy_from_slice(&BACKEND_PORT.to_be_bytes());
-    sign
+    let anyone = End::within(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, 0, 0);
+    Sign::between(anyone, End::within(backend(0).ip(), 24, BACKEND_PORT, 16))
 }
 
 /// An outside client of its own for each flow: 1,024 ports an address.

@@ -35,8 +35,18 @@ pub(crate) struct Frames {
 impl Frames {
     /// `length` bytes a frame: 96, or what a segment without payload has (54 for IPv4, 74 for IPv6).
     pub(crate) fn new(v6: bool, kind: Kind, length: usize) -> Self {
+        Self::sent_to(NODE_MAC, v6, kind, length)
+    }
+
+    /// As [`Self::new`], to another host's link address.
+    pub(crate) fn of_others(v6: bool, kind: Kind, length: usize) -> Self {
+        const OTHERS_MAC: [u8; 6] = [2, 0x31, 0, 0, 0, 99];
+        Self::sent_to(OTHERS_MAC, v6, kind, length)
+    }
+
+    fn sent_to(mac: [u8; 6], v6: bool, kind: Kind, length: usize) -> Self {
         let nobody: IpAddr = if v6 { [0; 16].into() } else { [0; 4].into() };
-        let packet = Packet::new(nobody, nobody).macs(FAR_MAC, NODE_MAC);
+        let packet = Packet::new(nobody, nobody).macs(FAR_MAC, mac);
         let (packet, headers, sum) = match kind {
             Kind::Tcp(flags) => (packet.tcp(0, 0, flags), 20, 16),
             Kind::Udp => (packet.udp(0, 0), 8, 6),

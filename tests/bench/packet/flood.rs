@@ -1,19 +1,21 @@
 //! Floods beside flows that stand idle: a million packets of strangers against a table for 256 thousand flows.
 //!
 //! In: 64 thousand established TCP flows, seen past their first second; then SYNs, bare ACKs, datagrams or whole handshakes, each of a
-//! client of its own. Out: how many of the idle flows are gone, and how many of a hundred new connections did not come about while
-//! the table was as the flood left it. Either is to be none. Once a kind and family: what is counted is no matter of nanoseconds.
+//! client of its own. While they come, other clients open connections: between a new connection's SYN, the answer, and its ACK a thousand
+//! packets of the flood pass. Out: how many of the idle flows are gone at the end, and how many new connections did not come about.
+//! Either is to be none. Once a kind, family and hook: what is counted is no matter of nanoseconds.
 
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::scene::{Scene, client, frontend};
-use super::{Ends, FEW, LENGTH, Traffic, in_scene, lay_out, number};
+use super::{Ends, FEW, Incoming, LENGTH, from_a_frontend, in_scene, lay_out, number, to_a_backend};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
-use crate::programs::{Programs, Target, agents};
+use crate::programs::{Place, Programs};
 use crate::report::Row;
 
 /// Flows that the table is made for.
@@ -22,10 +24,14 @@ const TABLE: usize = 1 << 18;
 const IDLE: usize = 64_000;
 /// Packets of the flood: the numbers after those.
 const PACKETS: usize = 1 << 20;
+/// The flood comes in slices.
+const SLICES: usize = 20;
 /// Handshakes that are under way at once.
 const HANDSHAKES: usize = 1 << 14;
-/// New connections afterwards, of the numbers after those.
+/// New connections, of the numbers after those: some in each slice.
 const NEW: usize = 100;
+/// Packets of the flood between those of a new connection.
+const BETWEEN: usize = 1_000;
 /// A flow that is seen again after this is settled: more than a second.
 const SETTLE: Duration = Duration::from_millis(1_300);
 
@@ -46,108 +52,167 @@ const FLOODS: [Flood; 4] = [
 /// A scene with what sends there.
 struct Stage<'a> {
     scene: &'a Scene,
-    programs: Programs,
-    incoming: Target,
+    programs: &'a mut Programs,
+    incoming: &'a Incoming,
+    /// Where the flood comes in.
+    place: Place,
     v6: bool,
 }
 
 /// The rows.
 pub(super) fn run() -> Result<Vec<Row>> {
     let scene = Scene::new(FEW, TABLE)?;
+    let mut programs = Programs::load(0)?;
     let mut rows = Vec::new();
     for v6 in [false, true] {
-        for flood in FLOODS {
-            let (lost, failed) = in_scene(&scene, |ifindex| {
-                let mut stage = Stage {
-                    scene: &scene,
-                    programs: Programs::load(ifindex)?,
-                    incoming: agents("uplink_in", scene.table_id(v6)?)?,
-                    v6,
-                };
-                stage.suffer(flood)
-            })?;
-            let what = match flood {
-                Flood::Packets(name, _) => name,
-                Flood::Handshakes => "handshakes",
-            };
-            let what = format!("a million {what}, {}", if v6 { "v6" } else { "v4" });
-            eprintln!("packet: {what}: {lost} idle flows lost, {failed} new connections failed");
-            for (name, count) in [
-                ("idle flows lost of 64,000", lost),
-                ("new connections failed of 100", failed),
-            ] {
-                let mut figures = Figures::default();
-                figures.push(count as f64);
-                rows.push(Row::below(&format!("{what}: {name}"), "", &figures, 0.0));
+        let incoming = Incoming::of(&scene, v6)?;
+        for place in [Place::Xdp, Place::Tc] {
+            for flood in FLOODS {
+                let (lost, failed) = in_scene(&scene, |ifindex| {
+                    programs.on(ifindex);
+                    let mut stage = Stage {
+                        scene: &scene,
+                        programs: &mut programs,
+                        incoming: &incoming,
+                        place,
+                        v6,
+                    };
+                    stage.suffer(flood)
+                })?;
+                rows.extend(shown(flood, v6, place, lost, failed));
             }
         }
     }
     Ok(rows)
 }
 
+/// Both rows of a flood.
+fn shown(flood: Flood, v6: bool, place: Place, lost: usize, failed: usize) -> [Row; 2] {
+    let what = match flood {
+        Flood::Packets(name, _) => name,
+        Flood::Handshakes => "handshakes",
+    };
+    let family = if v6 { "v6" } else { "v4" };
+    let place = match place {
+        Place::Tc => "tc",
+        Place::Xdp => "XDP",
+    };
+    let what = format!("a million {what}, {family}, {place}");
+    eprintln!("packet: {what}: {lost} idle flows lost, {failed} new connections failed");
+    let row = |name: &str, count: usize| {
+        let mut figures = Figures::default();
+        figures.push(count as f64);
+        Row::below(&format!("{what}: {name}"), "", &figures, 0.0)
+    };
+    [
+        row("idle flows lost of 64,000", lost),
+        row("new connections meanwhile failed of 100", failed),
+    ]
+}
+
 impl Stage<'_> {
-    /// Idle flows that are gone after the flood, and new connections that did not come about.
+    /// Idle flows that are gone after the flood, and new connections that did not come about meanwhile.
     fn suffer(&mut self, flood: Flood) -> Result<(usize, usize)> {
         self.scene.clear();
-        self.handshake(0..IDLE)?;
+        let idle = self.forward(0..IDLE);
+        let opened = self
+            .send(Place::Tc, Kind::Tcp("S"), &idle)?
+            .min(self.answer(Place::Tc, 0..IDLE)?);
+        self.send(Place::Tc, Kind::Tcp("A"), &idle)?;
         thread::sleep(SETTLE);
-        self.send(Kind::Tcp("A"), &self.forward(0..IDLE))?;
-        match flood {
-            Flood::Packets(_, kind) => {
-                self.send(kind, &self.forward(IDLE..IDLE + PACKETS))?;
-            }
-            Flood::Handshakes => {
-                for part in 0..PACKETS / HANDSHAKES {
-                    let first = IDLE + part * HANDSHAKES;
-                    self.handshake(first..first + HANDSHAKES)?;
-                }
-            }
+        let settled = self.send(Place::Tc, Kind::Tcp("A"), &idle)?;
+        ensure!(
+            opened == IDLE && settled == IDLE,
+            "of {IDLE} idle flows {opened} were opened and {settled} stand"
+        );
+        let (slice, new) = (PACKETS / SLICES, NEW / SLICES);
+        let mut came_about = 0;
+        for part in 0..SLICES {
+            let first = IDLE + part * slice;
+            let last = if part + 1 == SLICES {
+                IDLE + PACKETS
+            } else {
+                first + slice
+            };
+            let opened = IDLE + PACKETS + part * new;
+            let clients = opened..opened + new;
+            let ends = self.forward(clients.clone());
+            self.new(Kind::Tcp("S"), &ends)?;
+            self.flood(flood, first..first + BETWEEN)?;
+            let back = self.answers(clients);
+            let answered = self.new(Kind::Tcp("SA"), &back)?;
+            self.flood(flood, first + BETWEEN..first + 2 * BETWEEN)?;
+            // One that was not answered does not go on.
+            came_about += self.new(Kind::Tcp("A"), &ends)?.min(answered);
+            self.flood(flood, first + 2 * BETWEEN..last)?;
         }
-        let alive = self
-            .scene
-            .flows()
-            .iter()
-            .filter(|flow| number(flow.client) < IDLE)
-            .count();
-        let last = IDLE + PACKETS;
-        let came_about = self.handshake(last..last + NEW)?;
+        let flows = self.scene.flows();
+        let alive = flows.iter().filter(|flow| number(flow.client) < IDLE).count();
         Ok((IDLE - alive, NEW - came_about))
     }
 
-    fn forward(&self, numbers: std::ops::Range<usize>) -> Ends {
+    /// A part of the flood, of these clients.
+    fn flood(&mut self, flood: Flood, clients: Range<usize>) -> Result<()> {
+        match flood {
+            Flood::Packets(_, kind) => {
+                self.send(self.place, kind, &self.forward(clients))?;
+            }
+            Flood::Handshakes => {
+                for first in clients.clone().step_by(HANDSHAKES) {
+                    let part = first..clients.end.min(first + HANDSHAKES);
+                    let ends = self.forward(part.clone());
+                    self.send(self.place, Kind::Tcp("S"), &ends)?;
+                    self.answer(self.place, part)?;
+                    self.send(self.place, Kind::Tcp("A"), &ends)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forward(&self, numbers: Range<usize>) -> Ends {
         numbers
             .map(|number| (client(self.v6, number), frontend(self.v6)))
             .collect()
     }
 
-    /// Opens connections: SYN, answer, ACK. How many have come about.
-    fn handshake(&mut self, numbers: std::ops::Range<usize>) -> Result<usize> {
-        let ends = self.forward(numbers.clone());
-        self.send(Kind::Tcp("S"), &ends)?;
+    /// The ends of what answers the SYNs of these clients, from the backends that they were sent to.
+    fn answers(&self, numbers: Range<usize>) -> Ends {
         let flows = self.scene.flows();
         let opened = flows.iter().filter(|flow| numbers.contains(&number(flow.client)));
-        let back: Ends = opened.map(|flow| (flow.backend, flow.source)).collect();
-        if back.is_empty() {
-            return Ok(0);
+        opened.map(|flow| (flow.backend, flow.source)).collect()
+    }
+
+    /// Sends those answers. How many came out.
+    fn answer(&mut self, place: Place, numbers: Range<usize>) -> Result<usize> {
+        let back = self.answers(numbers);
+        self.send(place, Kind::Tcp("SA"), &back)
+    }
+
+    /// A packet of each of some new connections. XDP leaves one a second to tc, untouched: where not all came out, tc sees them.
+    fn new(&mut self, kind: Kind, ends: &Ends) -> Result<usize> {
+        let came_out = self.send(self.place, kind, ends)?;
+        if self.place == Place::Tc || came_out == ends.len() {
+            return Ok(came_out);
         }
-        let answered = self.send(Kind::Tcp("SA"), &back)?;
-        self.send(Kind::Tcp("A"), &ends)?;
-        Ok(answered)
+        self.send(Place::Tc, kind, ends)
     }
 
     /// Sends a packet between all of these ends. How many came out translated.
-    fn send(&mut self, kind: Kind, ends: &Ends) -> Result<usize> {
-        let traffic = Traffic { v6: self.v6, kind };
+    fn send(&mut self, place: Place, kind: Kind, ends: &Ends) -> Result<usize> {
+        if ends.is_empty() {
+            return Ok(0);
+        }
         let frames = Frames::new(self.v6, kind, LENGTH);
-        lay_out(&self.programs, &frames, ends);
+        lay_out(self.programs, &frames, ends);
         let sign = if kind == Kind::Tcp("SA") {
-            traffic.source_port(frontend(self.v6).port())
+            from_a_frontend(frontend(self.v6))
         } else {
-            traffic.to_a_backend()
+            to_a_backend(self.scene, self.v6)
         };
         // What became of the last packet shows when the next one is laid out: one more run.
         self.programs.count(
-            &self.incoming,
+            self.incoming.at(place),
             &frames.first(),
             ends.len() as u64,
             ends.len() as u32 + 1,

@@ -1,16 +1,20 @@
-//! `packet`: nanoseconds a packet inside the kernel, as ratios to what the kernel's own hash costs at that moment.
+//! `packet`: nanoseconds per packet inside the kernel, as ratios to what the kernel's own hash costs at that moment.
 //!
-//! In: the agent's own programs on its own tables, in a world of its own. Each round makes a million flows from nothing, opens them,
-//! and sends packets of one to a million of them, forward and back; the yardsticks are taken in the same round:
+//! In: the agent's own programs on its own tables, in worlds of their own. Each round makes a million flows from nothing, opens them,
+//! and sends packets of one to a million of them, forward and back, for each kind of traffic; the yardsticks are taken beside each kind:
 //! `L(n)`, one look-up in a kernel LRU hash among n keys of 16 bytes, and `I`, one insertion there, a million of them.
 //!
 //! At XDP the same flows are met by the same tables; what it costs a frame is measured by a loop of its own.
 //! Of a row the loop around it is taken off (writing the frame, measured with a target that does nothing, at the same number of
-//! frames) and the yardsticks' bare loop is put on, so that both sides of a ratio hold the same loop.
+//! frames) and the yardsticks' bare loop is put on, so that both sides of a ratio hold the same loop. Every packet but the last of a
+//! row is looked at: addresses and ports must be those of a translated one.
 
 mod flood;
+mod programs;
 mod rows;
 mod scene;
+mod services;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,11 +25,14 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use steerway::flows::Flow;
 
-use self::scene::{BACKEND_PORT, MOST_FLOWS, Scene, TABLE_FLOWS, client, frontend};
+use self::scene::{MOST_FLOWS, Scene, TABLE_FLOWS, client, cluster, frontend, to_backends, to_clients};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
-use crate::programs::{Place, Programs, Sign, Target, agents};
+use crate::programs::{End, Place, Programs, Sign, Target, agents};
 use crate::report::Report;
+
+pub(crate) use self::rows::{established_row, services_row, yardstick_row};
+pub(crate) use self::services::NUMBERS as SERVICES;
 
 /// Numbers of flows that rows are taken at.
 pub(crate) const SIZES: [usize; 4] = [1, 1_000, 64_000, MOST_FLOWS];
@@ -35,31 +42,44 @@ const PACKETS: u32 = 1 << 20;
 const REFUSALS: u32 = 1 << 17;
 /// Bytes of a frame.
 const LENGTH: usize = 96;
-/// Services beside the one that is measured.
+/// Services beside the one that is measured, where their number is not what is asked.
 const FEW: u16 = 9;
-const MANY: u16 = 9_999;
-/// Flows of the comparison between few and many Services.
-const HOT: usize = 1_000;
 
 /// Hooks that see what is no Service's.
 const HOOKS: [&str; 5] = ["uplink_xdp", "uplink_in", "uplink_out", "pod_in", "pod_out"];
 
 /// Figures by name.
-type All = BTreeMap<String, Figures>;
+#[derive(Default)]
+struct All(BTreeMap<String, Figures>);
+
+impl All {
+    fn note(&mut self, name: String, figure: f64) {
+        self.0.entry(name).or_default().push(figure);
+    }
+
+    fn of(&self, name: &str) -> &Figures {
+        self.0.get(name).unwrap_or_else(|| panic!("no figures of {name}"))
+    }
+}
 
 /// Measures.
 pub(crate) fn run(rounds: usize) -> Result<Report> {
+    let costs = programs::rows();
     let floods = flood::run()?;
-    let few = Scene::new(FEW, TABLE_FLOWS)?;
-    let many = Scene::new(MANY, TABLE_FLOWS)?;
-    let mut all = All::new();
+    let scene = Scene::new(FEW, TABLE_FLOWS)?;
+    let services = services::scenes()?;
+    let mut all = All::default();
     for round in 1..=rounds {
         eprintln!("packet: round {round} of {rounds}");
-        in_scene(&few, |ifindex| one_round(&few, ifindex, &mut all))?;
-        in_scene(&many, |ifindex| hot_flows(&many, ifindex, "10,000 Services", &mut all))?;
-        in_scene(&few, |ifindex| hot_flows(&few, ifindex, "10 Services", &mut all))?;
+        let mut programs = Programs::load(0)?;
+        in_scene(&scene, |ifindex| {
+            programs.on(ifindex);
+            one_round(&mut programs, &scene, &mut all)
+        })?;
+        services::measure(&mut programs, &services, &mut all)?;
     }
     let mut report = rows::report(&all);
+    report.rows.extend(costs);
     report.rows.extend(floods);
     Ok(report)
 }
@@ -76,7 +96,7 @@ fn in_scene<T: Send>(scene: &Scene, work: impl FnOnce(u32) -> Result<T> + Send) 
     })
 }
 
-/// What is sent and where it shows that it was translated.
+/// What is sent.
 #[derive(Clone, Copy)]
 struct Traffic {
     v6: bool,
@@ -100,33 +120,6 @@ impl Traffic {
             Kind::Udp => Kind::Udp,
         }
     }
-
-    /// A port of the packet, as it must be.
-    fn port(self, offset: usize, port: u16) -> Sign {
-        let (mut mask, mut value) = ([0; 8], [0; 8]);
-        mask[offset..offset + 2].fill(0xff);
-        value[offset..offset + 2].copy_from_slice(&port.to_be_bytes());
-        Sign {
-            offset: if self.v6 { 50 } else { 30 },
-            mask,
-            value,
-        }
-    }
-
-    fn source_port(self, port: u16) -> Sign {
-        self.port(4, port)
-    }
-
-    fn destination_port(self, port: u16) -> Sign {
-        self.port(6, port)
-    }
-
-    /// The destination's port is a backend's.
-    fn to_a_backend(self) -> Sign {
-        let mut sign = self.destination_port(BACKEND_PORT);
-        sign.mask[7] = 0xf0;
-        sign
-    }
 }
 
 /// The ends of every flow's packets: forward and back.
@@ -138,101 +131,124 @@ fn lay_out(programs: &Programs, frames: &Frames, ends: &[(SocketAddr, SocketAddr
     }
 }
 
+/// A packet of a client that goes to a backend of `bench`.
+fn to_a_backend(scene: &Scene, v6: bool) -> Sign {
+    Sign::between(scene.from_node(v6), to_backends(v6))
+}
+
+/// A packet that goes back to a client from a frontend.
+fn from_a_frontend(frontend: SocketAddr) -> Sign {
+    Sign::between(End::exactly(frontend), to_clients(frontend.is_ipv6()))
+}
+
 /// Packets of a row: each flow at least once.
 fn repeat(flows: usize) -> u32 {
     PACKETS.max(flows as u32)
 }
 
-fn one_round(scene: &Scene, ifindex: u32, all: &mut All) -> Result<()> {
-    let mut note = |name: String, figure: f64| all.entry(name).or_default().push(figure);
-    let mut programs = Programs::load(ifindex)?;
-    note(
-        "I".to_owned(),
-        programs.yardstick("lru_insert", MOST_FLOWS as u64, PACKETS)?,
-    );
+/// What the kernel's hash costs beside a kind of traffic: a million insertions into an empty one.
+fn insertions(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
+    programs.yardstick("lru_delete", MOST_FLOWS as u64, PACKETS)?;
+    let cost = programs.yardstick("lru_insert", MOST_FLOWS as u64, PACKETS)?;
+    all.note(format!("I {name}"), cost);
+    Ok(())
+}
+
+/// What look-ups there cost, the bare loop, and the helpers that mend checksums at tc.
+fn look_ups(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
     for flows in SIZES {
-        note(
-            format!("L({flows})"),
-            programs.yardstick("lru_lookup", flows as u64, PACKETS)?,
-        );
+        let cost = programs.yardstick("lru_lookup", flows as u64, PACKETS)?;
+        all.note(format!("L({flows}) {name}"), cost);
     }
-    note(
-        "loop".to_owned(),
-        programs.yardstick("bare_loop", MOST_FLOWS as u64, PACKETS)?,
-    );
-    note(
-        "checksums".to_owned(),
-        programs.yardstick("checksums", MOST_FLOWS as u64, PACKETS)?,
-    );
+    for (what, program) in [("loop", "bare_loop"), ("checksums", "checksums")] {
+        let cost = programs.yardstick(program, MOST_FLOWS as u64, PACKETS)?;
+        all.note(format!("{what} {name}"), cost);
+    }
+    Ok(())
+}
+
+fn one_round(programs: &mut Programs, scene: &Scene, all: &mut All) -> Result<()> {
     for kind in [Kind::Tcp("S"), Kind::Udp] {
         for v6 in [false, true] {
-            let traffic = Traffic { v6, kind };
-            let name = traffic.name();
-            let table = scene.table_id(v6)?;
-            let incoming = Incoming {
-                tc: agents("uplink_in", table)?,
-                xdp: agents("uplink_xdp", table)?,
-            };
-            let forward: Ends = (0..MOST_FLOWS)
-                .map(|number| (client(v6, number), frontend(v6)))
-                .collect();
-            let frames = Frames::new(v6, kind, LENGTH);
-            let first = frames.first();
-
-            lay_out(&programs, &frames, &forward);
-            let out = traffic.to_a_backend();
-            for (place, target) in incoming.both() {
-                let nothing = programs.nothing(place)?;
-                for flows in SIZES {
-                    let empty = programs.packets(&nothing, &first, flows as u64, repeat(flows), None)?;
-                    note(format!("{place:?} empty {name} {flows}"), empty);
-                }
-                scene.clear();
-                let new = programs.packets(target, &first, MOST_FLOWS as u64, PACKETS, Some(out))?;
-                note(format!("{place:?} new {name}"), new);
-            }
-
-            let started = Instant::now();
-            let flows = scene.flows();
-            let took = started.elapsed().as_secs_f64() * 1e3;
-            note(format!("dump {name}"), took);
-            ensure!(
-                flows.len() >= MOST_FLOWS - MOST_FLOWS / 2000,
-                "{} of {MOST_FLOWS} flows stand",
-                flows.len()
-            );
-            let (forward, back) = standing(&flows)?;
-            drop(flows);
-
-            let restored = traffic.source_port(frontend(v6).port());
-            for (ends, sign, flags) in [(&back, restored, "SA"), (&forward, out, "A")] {
-                let frames = Frames::new(v6, traffic.flags(flags), LENGTH);
-                lay_out(&programs, &frames, ends);
-                programs.packets(&incoming.tc, &frames.first(), MOST_FLOWS as u64, PACKETS, Some(sign))?;
-            }
-            let established = Frames::new(v6, traffic.flags("A"), LENGTH);
-            let first = established.first();
-            for (direction, ends, sign) in [("forward", &forward, out), ("reply", &back, restored)] {
-                lay_out(&programs, &established, ends);
-                for flows in SIZES {
-                    for (place, target) in incoming.both() {
-                        // What a second without packets leaves to be noted is noted first.
-                        programs.packets(target, &first, flows as u64, flows as u32, Some(sign))?;
-                        let cost = programs.packets(target, &first, flows as u64, repeat(flows), Some(sign))?;
-                        note(format!("{place:?} {direction} {name} {flows}"), cost);
-                    }
-                }
-            }
-            note(format!("sweep {name}"), scene.sweep()?);
-            if kind != Kind::Udp {
-                strangers(&mut programs, scene, traffic, &mut note)?;
-                for (place, target) in incoming.both() {
-                    refused(&mut programs, place, target, traffic, &mut note)?;
-                }
-            }
+            one_kind(programs, scene, Traffic { v6, kind }, all)?;
         }
     }
     Ok(())
+}
+
+/// All rows of a kind of traffic.
+fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut All) -> Result<()> {
+    let Traffic { v6, kind } = traffic;
+    let name = traffic.name();
+    let incoming = Incoming::of(scene, v6)?;
+    let forward: Ends = (0..MOST_FLOWS)
+        .map(|number| (client(v6, number), frontend(v6)))
+        .collect();
+    let frames = Frames::new(v6, kind, LENGTH);
+    let first = frames.first();
+
+    lay_out(programs, &frames, &forward);
+    let out = to_a_backend(scene, v6);
+    insertions(programs, name, all)?;
+    for (place, target) in incoming.both() {
+        let nothing = programs.nothing(place)?;
+        for flows in SIZES {
+            let empty = programs.packets(&nothing, &first, flows as u64, repeat(flows), None)?;
+            all.note(format!("{place:?} empty {name} {flows}"), empty);
+        }
+        scene.clear();
+        let new = programs.packets(target, &first, MOST_FLOWS as u64, PACKETS, Some(out))?;
+        all.note(format!("{place:?} new {name}"), new);
+    }
+
+    let started = Instant::now();
+    let flows = scene.flows();
+    let took = started.elapsed().as_secs_f64() * 1e3;
+    all.note(format!("dump {name}"), took);
+    ensure!(
+        flows.len() >= MOST_FLOWS - MOST_FLOWS / 2000,
+        "{} of {MOST_FLOWS} flows stand",
+        flows.len()
+    );
+    let (forward, back) = standing(&flows)?;
+    drop(flows);
+
+    let restored = from_a_frontend(frontend(v6));
+    for (ends, sign, flags) in [(&back, restored, "SA"), (&forward, out, "A")] {
+        let frames = Frames::new(v6, traffic.flags(flags), LENGTH);
+        lay_out(programs, &frames, ends);
+        programs.packets(&incoming.tc, &frames.first(), MOST_FLOWS as u64, PACKETS, Some(sign))?;
+    }
+    look_ups(programs, name, all)?;
+    let established = Frames::new(v6, traffic.flags("A"), LENGTH);
+    let first = established.first();
+    for (direction, ends, sign) in [("forward", &forward, out), ("reply", &back, restored)] {
+        lay_out(programs, &established, ends);
+        for flows in SIZES {
+            for (place, target) in incoming.both() {
+                let cost = settled(programs, target, &first, flows, sign)?;
+                all.note(format!("{place:?} {direction} {name} {flows}"), cost);
+            }
+        }
+    }
+    all.note(format!("sweep {name}"), scene.sweep()?);
+    for (place, target) in incoming.both() {
+        let cost = refused(programs, target, traffic)?;
+        all.note(format!("{place:?} refused {name}"), cost);
+    }
+    if kind != Kind::Udp {
+        strangers(programs, scene, traffic, all)?;
+    }
+    if name == steps::TRAFFIC {
+        steps::measure(programs, scene, &incoming, &forward, all)?;
+    }
+    Ok(())
+}
+
+/// Packets of flows that stand: what a second without packets leaves to be noted is noted first.
+fn settled(programs: &mut Programs, target: &Target, first: &[u8], flows: usize, sign: Sign) -> Result<f64> {
+    programs.packets(target, first, flows as u64, flows as u32, Some(sign))?;
+    programs.packets(target, first, flows as u64, repeat(flows), Some(sign))
 }
 
 /// The programs at an uplink's ingress.
@@ -242,8 +258,23 @@ struct Incoming {
 }
 
 impl Incoming {
+    fn of(scene: &Scene, v6: bool) -> Result<Self> {
+        let table = scene.table_id(v6)?;
+        Ok(Self {
+            tc: agents("uplink_in", table)?,
+            xdp: agents("uplink_xdp", table)?,
+        })
+    }
+
+    fn at(&self, place: Place) -> &Target {
+        match place {
+            Place::Tc => &self.tc,
+            Place::Xdp => &self.xdp,
+        }
+    }
+
     fn both(&self) -> [(Place, &Target); 2] {
-        [(Place::Tc, &self.tc), (Place::Xdp, &self.xdp)]
+        [Place::Tc, Place::Xdp].map(|place| (place, self.at(place)))
     }
 }
 
@@ -274,68 +305,40 @@ fn number(client: SocketAddr) -> usize {
 }
 
 /// Packets that are no Service's.
-fn strangers(
-    programs: &mut Programs,
-    scene: &Scene,
-    traffic: Traffic,
-    note: &mut impl FnMut(String, f64),
-) -> Result<()> {
+fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut All) -> Result<()> {
     const PORT: u16 = 443;
     let frames = Frames::new(traffic.v6, traffic.flags("A"), LENGTH);
+    let from = client(traffic.v6, 0);
     let to = SocketAddr::new(scene.world.node(2).ip_like(frontend(traffic.v6).ip()), PORT);
-    lay_out(programs, &frames, &[(client(traffic.v6, 0), to)]);
+    lay_out(programs, &frames, &[(from, to)]);
     for hook in HOOKS {
         let target = agents(hook, scene.table_id(traffic.v6)?)?;
-        let sign = traffic.destination_port(PORT);
-        let cost = programs.packets(&target, &frames.first(), 1, PACKETS, Some(sign))?;
-        note(format!("stranger {} {hook}", traffic.name()), cost);
+        let untouched = Sign::between(End::exactly(from), End::exactly(to));
+        let cost = programs.packets(&target, &frames.first(), 1, PACKETS, Some(untouched))?;
+        all.note(format!("stranger {} {hook}", traffic.name()), cost);
     }
     Ok(())
 }
 
-/// Connections to a port that a ClusterIP does not have.
-fn refused(
-    programs: &mut Programs,
-    place: Place,
-    incoming: &Target,
-    traffic: Traffic,
-    note: &mut impl FnMut(String, f64),
-) -> Result<()> {
+/// Packets to a port that a ClusterIP does not have: a reset answers a segment, an ICMP error a datagram.
+fn refused(programs: &mut Programs, incoming: &Target, traffic: Traffic) -> Result<f64> {
     const PORT: u16 = 81;
+    let v6 = traffic.v6;
     // As long as the reset is.
-    let frames = Frames::new(traffic.v6, Kind::Tcp("S"), if traffic.v6 { 74 } else { 54 });
-    let cluster: IpAddr = if traffic.v6 { "fd00:10:96::10" } else { "10.96.0.10" }.parse()?;
-    lay_out(
-        programs,
-        &frames,
-        &[(client(traffic.v6, 0), SocketAddr::new(cluster, PORT))],
-    );
-    let sign = traffic.source_port(PORT);
-    let cost = programs.packets(incoming, &frames.first(), 1, REFUSALS, Some(sign))?;
-    note(format!("{place:?} refused {}", traffic.name()), cost);
-    Ok(())
-}
-
-/// The same hot flows, over however many Services the scene has; new and established.
-fn hot_flows(scene: &Scene, ifindex: u32, label: &str, all: &mut All) -> Result<()> {
-    let mut note = |name: String, figure: f64| all.entry(name).or_default().push(figure);
-    let mut programs = Programs::load(ifindex)?;
-    let traffic = Traffic {
-        v6: false,
-        kind: Kind::Tcp("S"),
-    };
-    let incoming = agents("uplink_in", scene.table_id(false)?)?;
-    scene.clear();
-    let ends: Ends = (0..HOT)
-        .map(|number| (client(false, number), frontend(false)))
-        .collect();
-    let sign = traffic.to_a_backend();
-    for (flags, name) in [("S", "opened"), ("A", "hot")] {
-        let frames = Frames::new(false, Kind::Tcp(flags), LENGTH);
-        lay_out(&programs, &frames, &ends);
-        programs.packets(&incoming, &frames.first(), HOT as u64, HOT as u32, Some(sign))?;
-        let cost = programs.packets(&incoming, &frames.first(), HOT as u64, PACKETS, Some(sign))?;
-        note(format!("{name} {label}"), cost);
+    let frames = Frames::new(v6, traffic.kind, if v6 { 74 } else { 54 });
+    let (from, to) = (client(v6, 0), SocketAddr::new(cluster(v6), PORT));
+    lay_out(programs, &frames, &[(from, to)]);
+    let first = frames.first();
+    if traffic.kind == Kind::Udp {
+        // Type and code stand where a port would; an IP and an ICMP header come in front of what is quoted.
+        let (unreachable, grown) = if v6 { (0x0104, 48) } else { (0x0303, 28) };
+        let answered = Sign::between(
+            End::within(to.ip(), 128, unreachable, 16),
+            End::within(from.ip(), 128, 0, 0),
+        );
+        programs.answered(incoming, &first, grown, REFUSALS, answered)
+    } else {
+        let reset = Sign::between(End::exactly(to), End::exactly(from));
+        programs.packets(incoming, &first, 1, REFUSALS, Some(reset))
     }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The rows of `packet`: figures without the loop around them, each with its yardstick and goal.
 
-use super::{All, HOOKS, MOST_FLOWS, SIZES};
+use super::services::{self, HOT, family};
+use super::{All, HOOKS, MOST_FLOWS, SIZES, steps};
 use crate::figures::Figures;
 use crate::report::{Bound, Report, Row};
 
@@ -9,11 +10,16 @@ const KINDS: [&str; 4] = ["TCP v4", "TCP v6", "UDP v4", "UDP v6"];
 /// Goals of established TCP over IPv4 at XDP, by the number of flows, in look-ups; all else may cost so much more.
 const ESTABLISHED: [f64; 4] = [2.8, 1.5, 1.0, 1.0];
 const MORE: f64 = 1.3;
+/// How much more the same hot flows may cost over more Services than the fewest.
+const BY_SERVICES: f64 = 1.1;
 
 /// All of them.
 pub(super) fn report(all: &All) -> Report {
     let figures = Taken(all);
-    let mut rows = yardsticks(&figures);
+    let mut rows = Vec::new();
+    for traffic in KINDS {
+        yardsticks(&figures, traffic, &mut rows);
+    }
     for place in ["Xdp", "Tc"] {
         for traffic in KINDS {
             established(&figures, place, traffic, &mut rows);
@@ -21,31 +27,37 @@ pub(super) fn report(all: &All) -> Report {
         }
     }
     strangers(&figures, &mut rows);
+    parts(&figures, &mut rows);
     few_and_many(&figures, &mut rows);
     for traffic in KINDS {
-        let (dump, sweep) = (
-            figures.of(&format!("dump {traffic}")),
-            figures.of(&format!("sweep {traffic}")),
-        );
-        rows.push(Row::below(
-            &format!("dump of a million flows, {traffic}"),
-            "ms",
-            dump,
-            100.0,
-        ));
-        rows.push(Row::below(
-            &format!("sweep of a million flows, {traffic}"),
-            "ms",
-            sweep,
-            20.0,
-        ));
+        for (what, most) in [("dump", 100.0), ("sweep", 20.0)] {
+            let name = format!("{what} of a million flows, {traffic}");
+            rows.push(Row::below(&name, "ms", figures.of(&format!("{what} {traffic}")), most));
+        }
     }
     Report {
         section: "packet",
-        about: "Nanoseconds a packet inside the kernel, the programs alone; the bare loop is part of both sides of a ratio. Dump and sweep \
-                read tables that are made for two million flows of each family.",
+        about: "Nanoseconds per packet inside the kernel, the programs alone: the loop around them, shown as empty loop, is taken off, and the \
+                bare loop is part of both sides of a ratio. Yardsticks are those taken beside the same kind of traffic. Dump and sweep read tables \
+                that are made for two million flows of each family. Established packets let go early show where the time goes: parsing alone is \
+                what a packet costs that is no Service's. Programs are counted on the running kernel.",
         rows,
     }
+}
+
+/// The name of the row of a look-up among so many flows.
+pub(crate) fn yardstick_row(flows: usize, traffic: &str) -> String {
+    format!("L({flows}): one look-up, kernel LRU hash, beside {traffic}")
+}
+
+/// The name of the row of packets of flows that stand.
+pub(crate) fn established_row(traffic: &str, direction: &str, flows: usize, place: &str) -> String {
+    format!("established {traffic}, {direction}, {flows} flows, {place}")
+}
+
+/// The name of the row of hot flows over so many Services.
+pub(crate) fn services_row(what: &str, traffic: &str, services: usize, place: &str) -> String {
+    format!("{what} {traffic}, {HOT} hot flows, {services} Services, {place}")
 }
 
 /// Figures by name.
@@ -53,13 +65,21 @@ struct Taken<'a>(&'a All);
 
 impl Taken<'_> {
     fn of(&self, name: &str) -> &Figures {
-        self.0.get(name).unwrap_or_else(|| panic!("no figures of {name}"))
+        self.0.of(name)
+    }
+
+    fn bare(&self, traffic: &str) -> &Figures {
+        self.of(&format!("loop {traffic}"))
+    }
+
+    fn look_up(&self, flows: usize, traffic: &str) -> &Figures {
+        self.of(&format!("L({flows}) {traffic}"))
     }
 
     /// A row's figures with the bare loop in place of the loop that they were taken in.
     fn net(&self, place: &str, what: &str, traffic: &str, flows: usize) -> Figures {
         let empty = self.of(&format!("{place} empty {traffic} {flows}"));
-        self.of(&format!("{place} {what}")).less(empty, self.of("loop"))
+        self.of(&format!("{place} {what}")).less(empty, self.bare(traffic))
     }
 }
 
@@ -67,25 +87,26 @@ fn shown(place: &str) -> &'static str {
     if place == "Xdp" { "XDP" } else { "tc" }
 }
 
-fn yardsticks(figures: &Taken<'_>) -> Vec<Row> {
-    let bare = figures.of("loop");
-    let mut rows = vec![
-        Row::plain("bare loop", "ns", bare),
-        Row::plain("I: one insertion of a million, kernel LRU hash", "ns", figures.of("I")),
-        Row::plain(
-            "the two checksum helpers of tc, loop included",
-            "ns",
-            figures.of("checksums"),
-        ),
-    ];
-    rows.extend(SIZES.map(|flows| {
-        Row::plain(
-            &format!("L({flows}): one look-up, kernel LRU hash"),
-            "ns",
-            figures.of(&format!("L({flows})")),
-        )
-    }));
-    rows
+fn yardsticks(figures: &Taken<'_>, traffic: &str, rows: &mut Vec<Row>) {
+    let mut plain = |name: &str, figures: &Figures| rows.push(Row::plain(name, "ns", figures));
+    plain(&format!("bare loop, beside {traffic}"), figures.bare(traffic));
+    plain(
+        &format!("I: one insertion of a million, kernel LRU hash, beside {traffic}"),
+        figures.of(&format!("I {traffic}")),
+    );
+    plain(
+        &format!("the two checksum helpers of tc, bare loop included, beside {traffic}"),
+        figures.of(&format!("checksums {traffic}")),
+    );
+    for flows in SIZES {
+        plain(&yardstick_row(flows, traffic), figures.look_up(flows, traffic));
+    }
+    for place in ["Xdp", "Tc"] {
+        for flows in SIZES {
+            let name = format!("empty loop, {traffic}, {flows} flows, {}", shown(place));
+            plain(&name, figures.of(&format!("{place} empty {traffic} {flows}")));
+        }
+    }
 }
 
 /// Packets of flows that stand. At tc the cost of the helpers that mend checksums is taken off before it is compared.
@@ -93,8 +114,8 @@ fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<R
     for direction in ["forward", "reply"] {
         for (flows, goal) in SIZES.into_iter().zip(ESTABLISHED) {
             let net = figures.net(place, &format!("{direction} {traffic} {flows}"), traffic, flows);
-            let name = format!("established {traffic}, {direction}, {flows} flows, {}", shown(place));
-            let (look_up, yardstick) = (figures.of(&format!("L({flows})")), format!("L({flows})"));
+            let name = established_row(traffic, direction, flows, shown(place));
+            let (look_up, yardstick) = (figures.look_up(flows, traffic), format!("L({flows})"));
             let goal = if (place, traffic, direction) == ("Xdp", "TCP v4", "forward") {
                 goal
             } else {
@@ -102,7 +123,7 @@ fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<R
             };
             if place == "Tc" {
                 rows.push(Row::plain(&name, "ns", &net));
-                let net = net.less(figures.of("checksums"), figures.of("loop"));
+                let net = net.less(figures.of(&format!("checksums {traffic}")), figures.bare(traffic));
                 let name = format!("{name}, less the checksum helpers");
                 rows.push(Row::ratio(&name, "ns", &net, &yardstick, look_up, Bound::AtMost(goal)));
             } else {
@@ -120,13 +141,20 @@ fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) 
         "ns",
         &net,
         "I",
-        figures.of("I"),
+        figures.of(&format!("I {traffic}")),
         Bound::AtMost(1.7),
     ));
-    if traffic.starts_with("TCP") {
-        let net = figures.net(place, &format!("refused {traffic}"), traffic, 1);
-        rows.push(Row::plain(&format!("refused {traffic}, {}", shown(place)), "ns", &net));
-    }
+    let net = figures.net(place, &format!("refused {traffic}"), traffic, 1);
+    let by = if traffic.starts_with("TCP") {
+        "by a reset"
+    } else {
+        "by port unreachable, taking it off again included"
+    };
+    rows.push(Row::plain(
+        &format!("refused {traffic} {by}, {}", shown(place)),
+        "ns",
+        &net,
+    ));
 }
 
 fn strangers(figures: &Taken<'_>, rows: &mut Vec<Row>) {
@@ -136,33 +164,62 @@ fn strangers(figures: &Taken<'_>, rows: &mut Vec<Row>) {
             let empty = figures.of(&format!("{place} empty {traffic} 1"));
             let net = figures
                 .of(&format!("stranger {traffic} {hook}"))
-                .less(empty, figures.of("loop"));
+                .less(empty, figures.bare(traffic));
             rows.push(Row::ratio(
                 &format!("no Service's, {traffic}, {hook}"),
                 "ns",
                 &net,
                 "L(1)",
-                figures.of("L(1)"),
+                figures.look_up(1, traffic),
                 Bound::AtMost(1.0),
             ));
         }
     }
 }
 
+/// Packets of flows that stand, let go after some of the steps.
+fn parts(figures: &Taken<'_>, rows: &mut Vec<Row>) {
+    let traffic = steps::TRAFFIC;
+    for (part, place, what) in [
+        ("look-up", "Xdp", "parse, bit-sets, flow look-up"),
+        ("way out", "Xdp", "all but rewrite"),
+        ("look-up", "Tc", "parse, bit-sets, flow look-up"),
+        ("rewrite", "Tc", "all but way out"),
+    ] {
+        for flows in steps::FLOWS {
+            let net = figures.net(place, &format!("{part} {traffic} {flows}"), traffic, flows);
+            let name = format!("let go, {traffic}, {flows} flows, {}: {what}", shown(place));
+            rows.push(Row::plain(&name, "ns", &net));
+        }
+    }
+}
+
+/// The same hot flows over more and more Services, each against the fewest.
 fn few_and_many(figures: &Taken<'_>, rows: &mut Vec<Row>) {
-    for (name, what) in [("hot", "established"), ("opened", "repeated SYN")] {
-        let (few, many) = (
-            figures.of(&format!("{name} 10 Services")),
-            figures.of(&format!("{name} 10,000 Services")),
-        );
-        rows.push(Row::plain(&format!("{what}, 1,000 flows, 10 Services"), "ns", few));
-        rows.push(Row::ratio(
-            &format!("{what}, 1,000 flows, 10000 Services"),
-            "ns",
-            many,
-            "10 Services",
-            few,
-            Bound::AtMost(1.1),
-        ));
+    let [fewest, more @ ..] = services::NUMBERS;
+    for place in ["Xdp", "Tc"] {
+        for traffic in [false, true].map(family) {
+            for (what, around) in [("established", "empty"), ("new", "passes")] {
+                let net = |services: usize| {
+                    let of = |what: &str| figures.of(&format!("{place} hot {what} {traffic} {services}"));
+                    of(what).less(of(around), figures.bare(traffic))
+                };
+                let name = |services| services_row(what, traffic, services, shown(place));
+                let few = net(fewest);
+                rows.push(Row::plain(&name(fewest), "ns", &few));
+                for services in more {
+                    let yardstick = format!("{fewest} Services");
+                    let bound = Bound::AtMost(BY_SERVICES);
+                    rows.push(Row::ratio(
+                        &name(services),
+                        "ns",
+                        &net(services),
+                        &yardstick,
+                        &few,
+                        bound,
+                    ));
+                }
+            }
+        }
     }
 }

@@ -1,18 +1,21 @@
 //! The node whose programs are measured: a real agent on real objects, in a world of its own.
 //!
 //! The Service `bench` has a LoadBalancer IP and a ClusterIP in each family and backends on another node, so that what comes in by
-//! the uplink is translated on both sides. Further Services stand beside it, as many as are asked for.
+//! the uplink is translated on both sides. `near` has a backend on this node: its packets go on by the stack. Further Services stand
+//! beside them, as many as are asked for, with the same addresses of their own and ten backends each.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::agent::Agent;
-use lb_tests::objects::{Folder, NodeObject, SliceObject, documents, service, slice};
+use lb_tests::objects::{Folder, NodeObject, ServiceObject, SliceObject, documents, service, slice};
 use lb_tests::world::World;
 use steerway::datapath::clock::Clock;
 use steerway::flows::{Flow, Sweeper, dump};
 use steerway::maps::{BpfStore, MapStore as _, Table};
+
+use crate::programs::End;
 
 /// The Service's port.
 const PORT: u16 = 80;
@@ -21,6 +24,8 @@ pub(super) const BACKEND_PORT: u16 = 0x1f90;
 /// Ports of a backend's address, and addresses: so many that a million flows find ports of the node in few tries.
 const PORTS: u16 = 8;
 const HOSTS: u8 = 200;
+/// Backends of each other Service.
+const OTHERS_HOSTS: u8 = 10;
 /// Most flows at once.
 pub(super) const MOST_FLOWS: usize = 1 << 20;
 /// Flows that the table of [`Scene::new`] is made for: in one for just as many, some of a million that nobody has answered displace others.
@@ -35,8 +40,8 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// A world of two nodes with an agent on the first, and as many Services beside the one that is measured, with ten endpoints
-    /// each, and a table that is made for a number of flows.
+    /// A world of two nodes with an agent on the first, as many Services beside `bench` and `near`, and a table that is made for a
+    /// number of flows.
     pub(super) fn new(others: u16, table_flows: usize) -> Result<Self> {
         let world = World::builder().pods_per_node(1).xdp().build();
         // XDP sends to nobody whose address it does not know.
@@ -52,22 +57,27 @@ impl Scene {
         for node in world.nodes() {
             folder.put(&NodeObject::from(node));
         }
-        let bench = service("default", "bench")
-            .cluster_ip("10.96.0.10")
-            .cluster_ip("fd00:10:96::10")
-            .port("tcp", PORT, "TCP")
-            .target_port(BACKEND_PORT)
-            .port("udp", PORT, "UDP")
-            .target_port(BACKEND_PORT)
-            .load_balancer_ip(&balancer(false).to_string())
-            .load_balancer_ip(&balancer(true).to_string());
-        folder.put(&bench);
+        let with_udp = |object: ServiceObject| object.port("udp", PORT, "UDP").target_port(BACKEND_PORT);
+        folder.put(&with_udp(frontends(
+            "bench",
+            [false, true].map(|v6| (cluster(v6), balancer(v6))),
+        )));
+        folder.put(&frontends(
+            "near",
+            [false, true].map(|v6| (near_cluster(v6), near(v6).ip())),
+        ));
         for v6 in [false, true] {
             for number in 0..PORTS {
                 let port = BACKEND_PORT + number;
                 let object = empty_slice("bench", &format!("{number}"), v6, port);
                 folder.put(&(1..=HOSTS).fold(object, |object, host| object.endpoint(backend(v6, host)).node("node2")));
             }
+            let pod = &world.node(1).pods[0];
+            folder.put(
+                &empty_slice("near", "0", v6, BACKEND_PORT)
+                    .endpoint(pod.ip_like(near(v6).ip()))
+                    .node("node1"),
+            );
         }
         folder.write("others.yaml", &other_services(others));
         let flows = table_flows.to_string();
@@ -80,8 +90,8 @@ impl Scene {
         // A file that cannot be read would leave them out.
         let read = &agent.json(&["status"])["source"]["services"];
         ensure!(
-            *read == u64::from(others) + 1,
-            "the agent has read {read} Services, not {others} and one"
+            *read == u64::from(others) + 2,
+            "the agent has read {read} Services, not {others} and two"
         );
         let store = BpfStore::open(&agent.pin_dir().join("maps")).context("the agent's maps")?;
         Ok(Self {
@@ -96,6 +106,12 @@ impl Scene {
     pub(super) fn table_id(&self, v6: bool) -> Result<u32> {
         let path = self.agent.pin_dir().join("maps").join(Table::flows(v6).name());
         Ok(aya::maps::MapInfo::from_pin(path)?.id())
+    }
+
+    /// What a packet has for a source that this node has translated: its own address, with a port of its choice.
+    pub(super) fn from_node(&self, v6: bool) -> End {
+        let address = self.world.node(1).ip_like(balancer(v6));
+        End::within(address, 128, 0, 0)
     }
 
     /// Forgets all flows.
@@ -120,23 +136,70 @@ impl Scene {
     }
 }
 
-/// The Services beside the one that is measured.
+/// A Service of these ClusterIPs and LoadBalancer IPs, with a port for TCP.
+fn frontends(name: &str, addresses: [(IpAddr, IpAddr); 2]) -> ServiceObject {
+    let object = service("default", name)
+        .port("tcp", PORT, "TCP")
+        .target_port(BACKEND_PORT);
+    addresses.into_iter().fold(object, |object, (cluster, balancer)| {
+        object
+            .cluster_ip(&cluster.to_string())
+            .load_balancer_ip(&balancer.to_string())
+    })
+}
+
+/// The Services beside those that have names.
 fn other_services(count: u16) -> String {
     let mut text = String::new();
     for number in 0..count {
-        let [high, low] = number.to_be_bytes();
         let name = format!("other{number}");
-        let other = service("default", &name)
-            .cluster_ip(&Ipv4Addr::new(10, 97, high, low).to_string())
-            .port("tcp", PORT, "TCP")
-            .target_port(BACKEND_PORT);
-        let endpoints = (1..=10).fold(empty_slice(&name, "0", false, BACKEND_PORT), |object, host| {
-            object.endpoint(Ipv4Addr::new(10, 128 + high, low, host)).node("node2")
-        });
+        let addresses = [false, true].map(|v6| (other(v6, 0, number), other(v6, 1, number)));
         text += "---\n";
-        text += &documents(&[&other, &endpoints]);
+        text += &documents(&[&frontends(&name, addresses)]);
+        for v6 in [false, true] {
+            let endpoints = (1..=OTHERS_HOSTS).fold(empty_slice(&name, "0", v6, BACKEND_PORT), |object, host| {
+                object.endpoint(others_backend(v6, number, host)).node("node2")
+            });
+            text += "---\n";
+            text += &documents(&[&endpoints]);
+        }
     }
     text
+}
+
+/// A ClusterIP (of kind 0) or LoadBalancer IP (of kind 1) of one of the other Services.
+fn other(v6: bool, kind: u8, number: u16) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x97 + u16::from(kind), 0, 0, 0, 0, number))
+    } else {
+        let [high, low] = number.to_be_bytes();
+        IpAddr::V4(Ipv4Addr::new(10, 97 + kind, high, low))
+    }
+}
+
+/// A backend's address of one of the other Services.
+fn others_backend(v6: bool, number: u16, host: u8) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x8000, 0, 0, 0, number, host.into()))
+    } else {
+        let [high, low] = number.to_be_bytes();
+        IpAddr::V4(Ipv4Addr::new(10, 128 + high, low, host))
+    }
+}
+
+/// What a packet to a backend of any of the other Services has for a destination.
+pub(super) fn to_others(v6: bool) -> End {
+    End::within(others_backend(v6, 0, 0), if v6 { 48 } else { 9 }, BACKEND_PORT, 16)
+}
+
+/// What a packet from the frontend of any of the other Services has for a source.
+pub(super) fn from_others(v6: bool) -> End {
+    End::within(other(v6, 1, 0), if v6 { 48 } else { 16 }, PORT, 16)
+}
+
+/// The frontend that outside clients use of one of the other Services.
+pub(super) fn others_frontend(v6: bool, number: u16) -> SocketAddr {
+    SocketAddr::new(other(v6, 1, number), PORT)
 }
 
 /// A slice of a Service, without endpoints.
@@ -156,6 +219,33 @@ fn balancer(v6: bool) -> IpAddr {
     }
 }
 
+/// The ClusterIP.
+pub(super) fn cluster(v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x10))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10))
+    }
+}
+
+/// The ClusterIP of `near`.
+fn near_cluster(v6: bool) -> IpAddr {
+    next(cluster(v6))
+}
+
+/// The frontend of `near` that outside clients use.
+pub(super) fn near(v6: bool) -> SocketAddr {
+    SocketAddr::new(next(balancer(v6)), PORT)
+}
+
+/// The address after another.
+fn next(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() + 1).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() + 1).into(),
+    }
+}
+
 /// The frontend that outside clients use.
 pub(super) fn frontend(v6: bool) -> SocketAddr {
     SocketAddr::new(balancer(v6), PORT)
@@ -168,6 +258,16 @@ fn backend(v6: bool, host: u8) -> IpAddr {
     } else {
         IpAddr::V4(Ipv4Addr::new(10, 244, 2, host))
     }
+}
+
+/// What a packet to a backend has for a destination.
+pub(super) fn to_backends(v6: bool) -> End {
+    End::within(backend(v6, 0), if v6 { 64 } else { 24 }, BACKEND_PORT, 12)
+}
+
+/// What a packet to an outside client has for a destination.
+pub(super) fn to_clients(v6: bool) -> End {
+    End::within(client(v6, 0).ip(), if v6 { 64 } else { 16 }, 0, 0)
 }
 
 /// An outside client: of each number one, 1,024 ports an address.
