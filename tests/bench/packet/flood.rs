@@ -24,6 +24,8 @@ const TABLE: usize = 1 << 18;
 const IDLE: usize = 64_000;
 /// Packets of the flood: the numbers after those.
 const PACKETS: usize = 1 << 20;
+/// Times that they are opened.
+const TRIES: usize = 3;
 /// The flood comes in slices.
 const SLICES: usize = 20;
 /// Handshakes that are under way at once.
@@ -115,10 +117,16 @@ impl Stage<'_> {
     fn suffer(&mut self, flood: Flood) -> Result<(usize, usize)> {
         self.scene.clear();
         let idle = self.forward(0..IDLE);
-        let opened = self
-            .send(Place::Tc, Kind::Tcp("S"), &idle)?
-            .min(self.answer(Place::Tc, 0..IDLE)?);
-        self.send(Place::Tc, Kind::Tcp("A"), &idle)?;
+        let mut opened = 0;
+        // So many that nobody has answered yet may displace one of their own, which is opened again then.
+        for _ in 0..TRIES {
+            let sent = self.send(Place::Tc, Kind::Tcp("S"), &idle)?;
+            opened = self.answer(Place::Tc, 0..IDLE)?.min(sent);
+            self.send(Place::Tc, Kind::Tcp("A"), &idle)?;
+            if opened == IDLE {
+                break;
+            }
+        }
         thread::sleep(SETTLE);
         let settled = self.send(Place::Tc, Kind::Tcp("A"), &idle)?;
         ensure!(
