@@ -329,11 +329,11 @@ impl Programs {
 /// the neighbour that it sends to: as many may be missing there, and none at tc.
 fn all_good(target: &Target, nanoseconds: f64, good: u64, count: u64, repeat: u32, sign: Option<Sign>) -> Result<()> {
     let left = match target.place {
-        Place::Tc => 0,
-        Place::Xdp => 1 + (nanoseconds * f64::from(repeat) / 1e9).ceil() as u64,
+        Place::Tc => 0.0,
+        Place::Xdp => 1.0 + (nanoseconds * f64::from(repeat) / 1e9).ceil(),
     };
     ensure!(
-        sign.is_none() || good + 1 + left >= u64::from(repeat),
+        sign.is_none() || good as f64 + 1.0 + left >= f64::from(repeat),
         "of {repeat} packets of {count} flows at {:?} only {good} came out as they should ({sign:?})",
         target.place
     );

@@ -145,13 +145,13 @@ impl Stage<'_> {
             let opened = IDLE + PACKETS + part * new;
             let clients = opened..opened + new;
             let ends = self.forward(clients.clone());
-            self.new(Kind::Tcp("S"), &ends)?;
+            self.legitimate(Kind::Tcp("S"), &ends)?;
             self.flood(flood, first..first + BETWEEN)?;
             let back = self.answers(clients);
-            let answered = self.new(Kind::Tcp("SA"), &back)?;
+            let answered = self.legitimate(Kind::Tcp("SA"), &back)?;
             self.flood(flood, first + BETWEEN..first + 2 * BETWEEN)?;
             // One that was not answered does not go on.
-            came_about += self.new(Kind::Tcp("A"), &ends)?.min(answered);
+            came_about += self.legitimate(Kind::Tcp("A"), &ends)?.min(answered);
             self.flood(flood, first + 2 * BETWEEN..last)?;
         }
         let flows = self.scene.flows();
@@ -198,7 +198,7 @@ impl Stage<'_> {
     }
 
     /// A packet of each of some new connections. XDP leaves one a second to tc, untouched: where not all came out, tc sees them.
-    fn new(&mut self, kind: Kind, ends: &Ends) -> Result<usize> {
+    fn legitimate(&mut self, kind: Kind, ends: &Ends) -> Result<usize> {
         let came_out = self.send(self.place, kind, ends)?;
         if self.place == Place::Tc || came_out == ends.len() {
             return Ok(came_out);

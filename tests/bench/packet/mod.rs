@@ -133,7 +133,7 @@ fn lay_out(programs: &Programs, frames: &Frames, ends: &[(SocketAddr, SocketAddr
 
 /// A packet of a client that goes to a backend of `bench`.
 fn to_a_backend(scene: &Scene, v6: bool) -> Sign {
-    Sign::between(scene.from_node(v6), to_backends(v6))
+    Sign::between(scene.own_source(v6), to_backends(v6))
 }
 
 /// A packet that goes back to a client from a frontend.

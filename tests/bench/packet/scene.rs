@@ -109,7 +109,7 @@ impl Scene {
     }
 
     /// What a packet has for a source that this node has translated: its own address, with a port of its choice.
-    pub(super) fn from_node(&self, v6: bool) -> End {
+    pub(super) fn own_source(&self, v6: bool) -> End {
         let address = self.world.node(1).ip_like(balancer(v6));
         End::within(address, 128, 0, 0)
     }

@@ -55,7 +55,7 @@ fn hot_flows(
     let ends: Ends = (0..HOT)
         .map(|number| (client(v6, number), others_frontend(v6, service(number, services))))
         .collect();
-    let out = Sign::between(scene.from_node(v6), to_others(v6));
+    let out = Sign::between(scene.own_source(v6), to_others(v6));
 
     let frames = Frames::new(v6, Kind::Tcp("S"), LENGTH);
     let first = frames.first();

@@ -5,6 +5,8 @@
 //! rewritten and given to the stack: all but the way out. At XDP a frame that was sent to another host's address is left to tc once
 //! the way out is known: all but the rewrite. That they end there, and not earlier, the reasons' counters tell.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use lb_common::verdict::Reason;
 use steerway::maps::MapStore as _;
@@ -19,7 +21,7 @@ pub(super) const TRAFFIC: &str = "TCP v4";
 /// Numbers of flows.
 pub(super) const FLOWS: [usize; 2] = [SIZES[0], SIZES[2]];
 
-/// `far`: the ends of forward packets of flows that stand.
+/// `far`: the ends of forward packets of flows that stand; afterwards others stand.
 pub(super) fn measure(
     programs: &mut Programs,
     scene: &Scene,
@@ -28,44 +30,91 @@ pub(super) fn measure(
     all: &mut All,
 ) -> Result<()> {
     let most = FLOWS[1];
-    let frontend = near(false);
-    let pod = scene.world.node(1).pods[0].ip_like(frontend.ip());
-    let forward: Ends = (0..most).map(|number| (client(false, number), frontend)).collect();
     let clients = to_clients(false);
-    let arrived = Sign::between(clients, End::within(pod, 32, BACKEND_PORT, 16));
+    let mut part = |programs: &mut Programs, part: &Part<'_>| part.measure(programs, scene, all);
+    part(
+        programs,
+        &Part {
+            name: "Xdp way out",
+            frames: &Frames::of_others(false, Kind::Tcp("A"), LENGTH),
+            ends: &far[..most],
+            target: &incoming.xdp,
+            sign: Sign::between(clients, End::exactly(far[0].1)),
+            reason: Reason::HandedOver,
+        },
+    )?;
+
+    scene.clear();
+    let frontend = near(false);
+    let pod = End::within(scene.world.node(1).pods[0].ip_like(frontend.ip()), 32, BACKEND_PORT, 16);
+    let forward: Ends = (0..most).map(|number| (client(false, number), frontend)).collect();
+    let arrived = Sign::between(clients, pod);
     send(programs, &incoming.tc, "S", &forward, arrived)?;
     let flows = scene.flows();
-    let ours = flows.iter().filter(|flow| flow.frontend == frontend);
-    let back: Ends = ours.map(|flow| (flow.backend, flow.source)).collect();
-    drop(flows);
-    ensure!(back.len() == most, "{} of {most} flows to this node stand", back.len());
-    let restored = from_a_frontend(frontend);
+    ensure!(
+        flows.len() == most,
+        "{} of {most} flows to this node stand",
+        flows.len()
+    );
+    let back: Ends = flows.iter().map(|flow| (flow.backend, flow.source)).collect();
     let way_back = agents("pod_out", scene.table_id(false)?)?;
-    send(programs, &way_back, "SA", &back, restored)?;
+    send(programs, &way_back, "SA", &back, from_a_frontend(frontend))?;
     send(programs, &incoming.tc, "A", &forward, arrived)?;
-
-    let own = Frames::new(false, Kind::Tcp("A"), LENGTH);
-    let others = Frames::of_others(false, Kind::Tcp("A"), LENGTH);
-    let reply = Sign::between(End::within(pod, 32, BACKEND_PORT, 16), clients);
-    let passed = Sign::between(clients, End::exactly(far[0].1));
-    let parts: [(&str, &Frames, &Ends, &Target, Sign, Reason); 4] = [
-        ("Tc look-up", &own, &back, &incoming.tc, reply, Reason::OtherHook),
-        ("Xdp look-up", &own, &back, &incoming.xdp, reply, Reason::OtherHook),
-        ("Tc rewrite", &own, &forward, &incoming.tc, arrived, Reason::Forward),
-        ("Xdp way out", &others, far, &incoming.xdp, passed, Reason::HandedOver),
-    ];
-    for (name, frames, ends, target, sign, reason) in parts {
-        lay_out(programs, frames, &ends[..most]);
-        for flows in FLOWS {
-            let before = counted(scene, reason)?;
-            let cost = settled(programs, target, &frames.first(), flows, sign)?;
-            let ended = counted(scene, reason)? - before;
-            let sent = u64::from(repeat(flows)) + flows as u64;
-            ensure!(ended >= sent, "{name}: of {sent} packets {ended} ended by {reason:?}");
-            all.note(format!("{name} {TRAFFIC} {flows}"), cost);
-        }
+    let frames = &Frames::new(false, Kind::Tcp("A"), LENGTH);
+    for (name, target) in [("Tc look-up", &incoming.tc), ("Xdp look-up", &incoming.xdp)] {
+        part(
+            programs,
+            &Part {
+                name,
+                frames,
+                ends: &back,
+                target,
+                sign: Sign::between(pod, clients),
+                reason: Reason::OtherHook,
+            },
+        )?;
     }
-    Ok(())
+    part(
+        programs,
+        &Part {
+            name: "Tc rewrite",
+            frames,
+            ends: &forward,
+            target: &incoming.tc,
+            sign: arrived,
+            reason: Reason::Forward,
+        },
+    )
+}
+
+/// Packets that end after some of the steps, with a sign and by a reason.
+struct Part<'a> {
+    name: &'static str,
+    frames: &'a Frames,
+    ends: &'a [(SocketAddr, SocketAddr)],
+    target: &'a Target,
+    sign: Sign,
+    reason: Reason,
+}
+
+impl Part<'_> {
+    fn measure(&self, programs: &mut Programs, scene: &Scene, all: &mut All) -> Result<()> {
+        let counted = || -> Result<u64> { Ok(scene.store.reasons()?[self.reason as usize]) };
+        lay_out(programs, self.frames, self.ends);
+        for flows in FLOWS {
+            let before = counted()?;
+            let cost = settled(programs, self.target, &self.frames.first(), flows, self.sign)?;
+            let (ended, sent) = (counted()? - before, u64::from(repeat(flows)) + flows as u64);
+            ensure!(
+                ended >= sent,
+                "{}: of {sent} packets {ended} ended by {:?}",
+                self.name,
+                self.reason
+            );
+            all.note(format!("{} {TRAFFIC} {flows}", self.name), cost);
+        }
+        Ok(())
+    }
 }
 
 /// Sends one packet of each flow.
@@ -75,9 +124,4 @@ fn send(programs: &mut Programs, target: &Target, flags: &'static str, ends: &En
     let count = ends.len();
     programs.packets(target, &frames.first(), count as u64, count as u32, Some(sign))?;
     Ok(())
-}
-
-/// Packets that ended by a reason so far.
-fn counted(scene: &Scene, reason: Reason) -> Result<u64> {
-    Ok(scene.store.reasons()?[reason as usize])
 }
