@@ -49,7 +49,7 @@ fn other_client(family: Addresses, place: Place, number: usize) -> IpAddr {
     ];
     match place {
         Place::Tc(PodIn) => backend(family, 100 + number),
-        _ => family.pick(&outside[0], &outside[1]).parse().expect("an address"),
+        Place::Tc(_) | Place::Xdp => family.pick(&outside[0], &outside[1]).parse().expect("an address"),
     }
 }
 
@@ -68,7 +68,7 @@ fn keeps_its_backend(world: &mut World, family: Addresses, place: Place) {
     world.clear();
     let client = match place {
         Place::Tc(PodIn) => family.pod(),
-        _ => family.client(),
+        Place::Tc(_) | Place::Xdp => family.client(),
     };
     let frontends = [
         (family.vip(), PORT),
