@@ -206,6 +206,7 @@ impl Sweep for Idle {
             referred: Referred::none(backends),
             fill: Vec::new(),
             flows: Vec::new(),
+            services: Vec::new(),
         })
     }
 }
