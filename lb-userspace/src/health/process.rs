@@ -24,7 +24,7 @@ struct Texts {
     limits: String,
     /// `/proc/stat`, for the time of boot.
     system: String,
-    open_files: Option<usize>,
+    open_files: Option<u32>,
 }
 
 /// What this process takes now.
@@ -38,7 +38,7 @@ pub(super) fn series() -> Vec<Series> {
         // The directory that is read is open itself.
         open_files: fs::read_dir("/proc/self/fd")
             .ok()
-            .map(|files| files.count().saturating_sub(1)),
+            .and_then(|files| u32::try_from(files.count().saturating_sub(1)).ok()),
     }
     .series()
 }
@@ -70,7 +70,7 @@ impl Texts {
                 "process_open_fds",
                 "gauge",
                 "Open file descriptors.",
-                self.open_files.map(|count| count as f64),
+                self.open_files.map(f64::from),
             ),
             (
                 "process_max_fds",
