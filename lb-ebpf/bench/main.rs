@@ -157,7 +157,7 @@ fn answered_frame(ctx: XdpContext) -> u32 {
     let (data, end) = (ctx.data(), ctx.data_end());
     judge(settings, progress, data, end);
     let (length, grown) = (settings[setting::LENGTH] as i32, settings[setting::GROWN] as i32);
-    let now = (end - data) as i32;
+    let now = ((end - data) as u32).cast_signed();
     if now != length {
         // SAFETY: as in `answered_packet`.
         unsafe {
