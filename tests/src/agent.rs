@@ -127,6 +127,7 @@ impl Agent {
     }
 
     /// Another agent with the same settings and pins, and a log of its own; its process is not started yet.
+    #[must_use]
     #[track_caller]
     pub fn second(&self) -> Self {
         Self {

@@ -42,14 +42,17 @@ fn all_pass(version: &str, machine: &Machine<'_>, filters: &[&str]) {
 
 /// Every program loads and does what it does on this kernel, and filters are replaced as here. Of the program tests those are left out
 /// that take longest and ask the kernel least (the machine is some twenty times slower), and the one that attaches by tcx.
-const EVERYWHERE: [&str; 11] = [
+const EVERYWHERE: [&str; 14] = [
+    "program::affinity::",
     "program::answers::",
     "program::changes::",
     "program::fragments::",
     "program::headers::",
-    "program::icmp_error::an_error_for_a_process_of_the_host",
+    "program::icmp_error::",
     "program::journeys::",
     "program::link_less::",
+    "program::not_ours::",
+    "program::policy::",
     "program::refusal::",
     "program::steered::",
     "program::xdp::",
