@@ -2,8 +2,9 @@
 //!
 //! In: live frames (BPF_PROG_TEST_RUN) of many UDP flows, sent out of the uplink's far end on one processor, which does all of the way
 //! too: generator, the node, and the sink at XDP of that far end, which counts what comes back translated. Out: counted packets
-//! over the time. Four nodes stand side by side, each in a world of its own, and are taken in turn in every round: plain routing to
-//! the backends, a DNAT map of nftables with masquerade, and Steerway at tc and at XDP.
+//! over the time. Nodes stand side by side, each in a world of its own, and are taken in turn in every round: plain routing to
+//! the backends, a DNAT map of nftables with masquerade, the same one Service as rules of iptables where the kernel has that, and
+//! Steerway at tc and at XDP.
 //!
 //! A frame that is lost on the way counts as time and not as packet, so that a node is not flattered by what it drops.
 
@@ -18,6 +19,7 @@ use nix::unistd::Pid;
 
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
+use crate::iptables::{self, Frontend};
 use crate::programs::{End, Programs, Sign};
 use crate::report::{Bound, Report, Row};
 
@@ -38,17 +40,19 @@ const BACKEND_PORT: u16 = 8080;
 enum Side {
     Plain,
     Nft,
+    Iptables,
     Tc,
     Xdp,
 }
 
 impl Side {
-    const ALL: [Self; 4] = [Self::Plain, Self::Nft, Self::Tc, Self::Xdp];
+    const ALL: [Self; 5] = [Self::Plain, Self::Nft, Self::Iptables, Self::Tc, Self::Xdp];
 
     fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain routing",
             Self::Nft => "nft: DNAT map, masquerade",
+            Self::Iptables => "iptables: DNAT, masquerade",
             Self::Tc => "Steerway, tc",
             Self::Xdp => "Steerway, XDP",
         }
@@ -67,8 +71,11 @@ struct Stand {
 
 /// Measures.
 pub(crate) fn run(rounds: usize) -> Result<Report> {
-    let stands = Side::ALL.map(Stand::new);
-    let stands = stands.into_iter().collect::<Result<Vec<_>>>()?;
+    let lacking = iptables::missing();
+    let sides = Side::ALL
+        .into_iter()
+        .filter(|side| lacking.is_none() || *side != Side::Iptables);
+    let stands = sides.map(Stand::new).collect::<Result<Vec<_>>>()?;
     let mut programs = Programs::load(0)?;
     for stand in &stands {
         stand
@@ -89,22 +96,30 @@ pub(crate) fn run(rounds: usize) -> Result<Report> {
             }
         }
     }
-    let of = |side: Side| Side::ALL.iter().position(|one| *one == side).map(|at| &figures[at]);
-    let (plain, nft) = (of(Side::Plain).context("plain")?, of(Side::Nft).context("nft")?);
-    let (tc, xdp) = (of(Side::Tc).context("tc")?, of(Side::Xdp).context("XDP")?);
-    let row = |side: Side, figures, least| {
-        let name = format!("{}, {FLOWS} flows", side.name());
-        Row::ratio(&name, "Mpps", figures, "nft", nft, Bound::AtLeast(least))
+    let of = |side: Side| {
+        stands
+            .iter()
+            .position(|stand| stand.side == side)
+            .map(|at| &figures[at])
     };
+    let nft = of(Side::Nft).context("nft")?;
+    let mut rows = Vec::new();
+    for side in Side::ALL {
+        let name = format!("{}, {FLOWS} flows", side.name());
+        let row = match (side, of(side)) {
+            (_, None) => Row::missing(&name, lacking.as_deref().unwrap_or_default()),
+            (Side::Plain | Side::Nft, Some(figures)) => Row::plain(&name, "Mpps", figures),
+            (Side::Iptables, Some(figures)) => Row::beside(&name, "Mpps", figures, "nft", nft),
+            (Side::Tc, Some(figures)) => Row::ratio(&name, "Mpps", figures, "nft", nft, Bound::AtLeast(1.35)),
+            (Side::Xdp, Some(figures)) => Row::ratio(&name, "Mpps", figures, "nft", nft, Bound::AtLeast(4.0)),
+        };
+        rows.push(row);
+    }
     Ok(Report {
         section: "forward",
-        about: "Packets a second through a node of one uplink, UDP of 96 bytes, on one processor, generator and sink included.",
-        rows: vec![
-            Row::plain(&format!("{}, {FLOWS} flows", Side::Plain.name()), "Mpps", plain),
-            Row::plain(&format!("{}, {FLOWS} flows", Side::Nft.name()), "Mpps", nft),
-            row(Side::Tc, tc, 1.35),
-            row(Side::Xdp, xdp, 4.0),
-        ],
+        about: "Packets a second through a node of one uplink, UDP of 96 bytes, on one processor, generator and sink included. One Service of \
+                ten backends; that of iptables has the chains that kube-proxy would give it, in the nat table alone.",
+        rows,
     })
 }
 
@@ -131,6 +146,16 @@ impl Stand {
             Side::Plain => None,
             Side::Nft => {
                 node.ns.nft(&nft_rules());
+                None
+            }
+            Side::Iptables => {
+                let backends = (0..usize::from(BACKENDS)).map(backend).collect();
+                let frontend = Frontend {
+                    protocol: "udp",
+                    at: SocketAddr::from(FRONTEND),
+                    backends,
+                };
+                iptables::put(&node.ns, &[frontend])?;
                 None
             }
             Side::Tc => Some("off"),
@@ -162,7 +187,7 @@ impl Stand {
         for flow in 0..FLOWS {
             let to = match self.side {
                 Side::Plain => backend(flow),
-                Side::Nft | Side::Tc | Side::Xdp => SocketAddr::from(FRONTEND),
+                Side::Nft | Side::Iptables | Side::Tc | Side::Xdp => SocketAddr::from(FRONTEND),
             };
             programs.put(flow, &frames.between(client(flow), to));
         }

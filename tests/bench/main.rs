@@ -11,6 +11,7 @@ mod document;
 mod figures;
 mod forward;
 mod frames;
+mod iptables;
 mod load;
 mod packet;
 mod plot;

@@ -25,6 +25,8 @@ pub(crate) struct Row {
     unit: &'static str,
     figures: Figures,
     goal: Option<Goal>,
+    /// Why nothing was measured.
+    missing: Option<String>,
 }
 
 /// What a row is held to.
@@ -77,6 +79,15 @@ impl Row {
             unit,
             figures: figures.clone(),
             goal: None,
+            missing: None,
+        }
+    }
+
+    /// What could not be measured on this machine, and why.
+    pub(crate) fn missing(name: &str, why: &str) -> Self {
+        Self {
+            missing: Some(why.to_owned()),
+            ..Self::plain(name, "", &Figures::default())
         }
     }
 
@@ -131,6 +142,9 @@ impl Row {
     }
 
     fn json(&self) -> Value {
+        if let Some(why) = &self.missing {
+            return json!({ "name": self.name, "missing": why });
+        }
         let goal = self.goal.as_ref().map(|goal| {
             let (low, high) = goal.compared.interval();
             json!({
@@ -146,6 +160,14 @@ impl Row {
 
     /// Measured, compared, goal and verdict, in words.
     fn cells(&self) -> [String; 4] {
+        if let Some(why) = &self.missing {
+            return [
+                format!("not measured: {why}"),
+                String::new(),
+                String::new(),
+                String::new(),
+            ];
+        }
         let measured = format!(
             "{} {} ± {:.1} %",
             short(self.figures.median()),
@@ -232,7 +254,7 @@ impl Report {
     /// The figures of the row of a name.
     pub(crate) fn figures(&self, name: &str) -> Option<&Figures> {
         let row = self.rows.iter().find(|row| row.name == name)?;
-        Some(&row.figures)
+        row.missing.is_none().then_some(&row.figures)
     }
 
     /// What it is about, and its rows as a table.
@@ -295,6 +317,22 @@ mod tests {
     #[test]
     fn a_figure_alone_may_differ_from_round_to_round() {
         assert_eq!(verdict(&Row::below("", "ms", &of(&[1.0, 2.0, 3.0]), 2.5)), Verdict::Met);
+    }
+
+    #[test]
+    fn what_could_not_be_measured_is_told_with_its_reason() {
+        let report = Report {
+            section: "forward",
+            about: "",
+            rows: vec![Row::missing("iptables", "no table")],
+        };
+        assert!(
+            report
+                .markdown()
+                .ends_with("| iptables | not measured: no table |  |  |  |\n")
+        );
+        assert!(report.figures("iptables").is_none());
+        assert_eq!(report.json()["rows"][0]["missing"], "no table");
     }
 
     #[test]

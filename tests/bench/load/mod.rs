@@ -1,12 +1,15 @@
 //! `http` and `connect`: what applications see of a Service, by well-known load tools.
 //!
 //! In: a pod that asks and a pod that answers, both on one node, in a world of its own for each side: plain routing to the pod's
-//! address without anybody in between, a ClusterIP by a DNAT map of nftables, and a ClusterIP by Steerway. Out: requests a second
-//! on 32 kept connections and new connections a second (wrk), their latency, and one bulk stream (iperf3). The sides are taken in
-//! turn in every round, and each round begins with another side. The client has one processor, the server the other.
+//! address without anybody in between, a ClusterIP by a DNAT map of nftables, by rules of iptables where the kernel has that, and
+//! by Steerway. Out: requests a second on 32 kept connections and new connections a second (wrk), their latency, and one bulk stream
+//! (iperf3). The sides are taken in turn in every round, and each round begins with another side. The client has one processor, the
+//! server the other. After the rounds of new connections some runs apart tell what our programs in the kernel take of one: the
+//! kernel's statistics, which cost time themselves, are on for those alone.
 //!
-//! Each round has a port of its own: a port that was asked before has closed connections that new ones would wait for.
+//! Each round and run has a port of its own: a port that was asked before has closed connections that new ones would wait for.
 
+mod programs;
 mod server;
 mod tools;
 
@@ -14,12 +17,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use lb_tests::agent::Agent;
+use lb_tests::netns::Netns;
 use lb_tests::objects::{Folder, NodeObject, service, slice};
 use lb_tests::world::World;
 
+use self::programs::{Spent, spent_while};
 use self::server::Server;
-use self::tools::{StreamServer, stream, wrk};
+use self::tools::{Load, StreamServer, stream, wrk};
 use crate::figures::Figures;
+use crate::iptables::{self, Frontend};
 use crate::report::{Bound, Report, Row};
 
 /// The ClusterIP.
@@ -29,6 +35,9 @@ const STREAM_PORT: u16 = 5201;
 const FIRST_PORT: u16 = 8001;
 /// Seconds of one measurement.
 const SECONDS: u32 = 2;
+/// Runs that tell what our programs take, and seconds of each.
+const RUNS_APART: usize = 5;
+const SECONDS_APART: u32 = 1;
 /// Where clients and servers run.
 const CLIENT: usize = 1;
 const SERVER: usize = 0;
@@ -38,15 +47,27 @@ const SERVER: usize = 0;
 enum Side {
     Direct,
     Nft,
+    Iptables,
     Ours,
 }
 
-const SIDES: [Side; 3] = [Side::Direct, Side::Nft, Side::Ours];
+const SIDES: [Side; 4] = [Side::Direct, Side::Nft, Side::Iptables, Side::Ours];
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Nft => "nft",
+            Self::Iptables => "iptables",
+            Self::Ours => "Steerway",
+        }
+    }
+}
 
 /// A client and a server with what is between. What is here goes before the world.
 struct Stand {
     side: Side,
-    _agent: Option<Agent>,
+    agent: Option<Agent>,
     _folder: Folder,
     _server: Server,
     _stream_server: StreamServer,
@@ -62,36 +83,29 @@ struct Taken {
     stream: Figures,
 }
 
+/// What was measured.
+struct Measured {
+    /// Of each side that there is.
+    sides: Vec<(Side, Taken)>,
+    /// Why iptables is none of them.
+    lacking: Option<String>,
+    /// What our programs take of one connection: microseconds, and how often they run.
+    time: Figures,
+    runs: Figures,
+}
+
 /// Measures requests on kept connections, and the bulk stream.
 pub(crate) fn http(rounds: usize) -> Result<Report> {
-    let taken = measure("http", rounds, false)?;
-    let [direct, _, ours] = &taken;
-    let mut rows = compared(
+    let measured = measure("http", rounds, false)?;
+    let mut rows = measured.compared(
         "requests/s, 32 kept connections",
         "/s",
-        &taken,
         |taken| &taken.rate,
-        0.98,
-    );
-    rows.extend(latencies(&taken));
-    rows.extend(compared(
-        "one bulk stream",
-        "Gbit/s",
-        &taken,
-        |taken| &taken.stream,
-        1.0,
-    ));
+        |row| row(0.98).with_lower_end(0.95),
+    )?;
+    rows.extend(measured.latencies());
     // Of the stream the median alone is asked for.
-    if let Some(last) = rows.last_mut() {
-        *last = Row::ratio(
-            "one bulk stream, Steerway",
-            "Gbit/s",
-            &ours.stream,
-            "direct",
-            &direct.stream,
-            Bound::AtLeast(1.0),
-        );
-    }
+    rows.extend(measured.compared("one bulk stream", "Gbit/s", |taken| &taken.stream, |row| row(1.0))?);
     Ok(Report {
         section: "http",
         about: "Pod to pod on one node: directly, or through a ClusterIP. Ratios with their 95 % interval over paired rounds.",
@@ -101,35 +115,55 @@ pub(crate) fn http(rounds: usize) -> Result<Report> {
 
 /// Measures new connections.
 pub(crate) fn connect(rounds: usize) -> Result<Report> {
-    let taken = measure("connect", rounds, true)?;
-    let mut rows = compared("new connections/s", "/s", &taken, |taken| &taken.rate, 0.98);
-    rows.extend(latencies(&taken));
+    let measured = measure("connect", rounds, true)?;
+    let mut rows = measured.compared(
+        "new connections/s",
+        "/s",
+        |taken| &taken.rate,
+        |row| row(0.98).with_lower_end(0.95),
+    )?;
+    rows.extend(measured.latencies());
+    rows.push(Row::plain(
+        "Steerway's programs, of one connection",
+        "µs",
+        &measured.time,
+    ));
+    rows.push(Row::plain(
+        "Steerway's programs, of one connection",
+        "runs",
+        &measured.runs,
+    ));
     Ok(Report {
         section: "connect",
-        about: "As http, one request a connection. Ratios with their 95 % interval over paired rounds.",
+        about: "As http, one request a connection. Ratios with their 95 % interval over paired rounds. What Steerway's programs take is told \
+                by the kernel's statistics in five runs apart, the statistics' own time included.",
         rows,
     })
 }
 
-fn measure(name: &str, rounds: usize, each_connects: bool) -> Result<[Taken; 3]> {
-    let ports = u16::try_from(rounds + 1).context("fewer rounds")?;
-    let stands = SIDES.into_iter().map(|side| Stand::new(side, ports));
+fn measure(name: &str, rounds: usize, each_connects: bool) -> Result<Measured> {
+    let apart = if each_connects { RUNS_APART } else { 0 };
+    let ports = u16::try_from(rounds + 1 + apart).context("fewer rounds")?;
+    let lacking = iptables::missing();
+    let stands = SIDES
+        .into_iter()
+        .filter(|side| lacking.is_none() || *side != Side::Iptables)
+        .map(|side| Stand::new(side, ports));
     let stands = stands.collect::<Result<Vec<_>>>()?;
-    let mut taken = <[Taken; 3]>::default();
+    let mut taken = vec![Taken::default(); stands.len()];
+    let port = |run: usize| FIRST_PORT + run as u16;
     for round in 0..=rounds {
         eprintln!("{name}: round {round} of {rounds}");
-        for turn in 0..SIDES.len() {
-            let at = (round + turn) % SIDES.len();
+        for turn in 0..stands.len() {
+            let at = (round + turn) % stands.len();
             let (stand, taken) = (&stands[at], &mut taken[at]);
-            let client = &stand.world.pod("pod1-1").ns;
-            let to = stand.at(FIRST_PORT + round as u16);
             // The first round only warms up.
             let seconds = if round == 0 { 1 } else { SECONDS };
-            let load = wrk(client, to, seconds, each_connects, CLIENT)?;
+            let load = stand.ask(port(round), seconds, each_connects)?;
             let bulk = if each_connects {
                 0.0
             } else {
-                stream(client, stand.at(STREAM_PORT), seconds, CLIENT)?
+                stream(stand.client(), stand.at(STREAM_PORT), seconds, CLIENT)?
             };
             if round > 0 {
                 taken.rate.push(load.rate);
@@ -139,41 +173,63 @@ fn measure(name: &str, rounds: usize, each_connects: bool) -> Result<[Taken; 3]>
             }
         }
     }
-    Ok(taken)
-}
-
-/// A row a side; ours must reach a part of the direct one.
-fn compared(
-    name: &str,
-    unit: &'static str,
-    taken: &[Taken; 3],
-    of: impl Fn(&Taken) -> &Figures,
-    least: f64,
-) -> Vec<Row> {
-    let [direct, nft, ours] = taken.each_ref().map(of);
-    vec![
-        Row::plain(&format!("{name}, direct"), unit, direct),
-        Row::beside(&format!("{name}, nft"), unit, nft, "direct", direct),
-        Row::ratio(
-            &format!("{name}, Steerway"),
-            unit,
-            ours,
-            "direct",
-            direct,
-            Bound::AtLeast(least),
-        )
-        .with_lower_end(0.95),
-    ]
-}
-
-fn latencies(taken: &[Taken; 3]) -> Vec<Row> {
-    let [direct, nft, ours] = taken;
-    let mut rows = Vec::new();
-    for (name, side) in [("direct", direct), ("nft", nft), ("Steerway", ours)] {
-        rows.push(Row::plain(&format!("latency p50, {name}"), "µs", &side.median));
-        rows.push(Row::plain(&format!("latency p99, {name}"), "µs", &side.tail));
+    let (mut time, mut runs) = <(Figures, Figures)>::default();
+    let ours = stands.iter().find_map(|stand| Some((stand, stand.agent.as_ref()?)));
+    let (stand, agent) = ours.context("a side of ours")?;
+    for run in rounds + 1..=rounds + apart {
+        eprintln!("{name}: run {} of {apart} apart", run - rounds);
+        let pid = agent.pid().context("an agent that runs")?;
+        let (load, Spent { nanoseconds, times }) =
+            spent_while(pid, || stand.ask(port(run), SECONDS_APART, each_connects))?;
+        let connections = load?.requests;
+        time.push(nanoseconds / 1e3 / connections);
+        runs.push(times / connections);
     }
-    rows
+    let sides = stands.iter().map(|stand| stand.side).zip(taken).collect();
+    Ok(Measured {
+        sides,
+        lacking,
+        time,
+        runs,
+    })
+}
+
+impl Measured {
+    fn of(&self, side: Side) -> Option<&Taken> {
+        let found = self.sides.iter().find(|(one, _)| *one == side);
+        found.map(|(_, taken)| taken)
+    }
+
+    /// A row a side; `goal` makes ours of one that must reach a part of the direct one.
+    fn compared(
+        &self,
+        what: &str,
+        unit: &'static str,
+        of: impl Fn(&Taken) -> &Figures,
+        goal: impl Fn(&dyn Fn(f64) -> Row) -> Row,
+    ) -> Result<Vec<Row>> {
+        let direct = of(self.of(Side::Direct).context("a direct side")?);
+        let rows = SIDES.map(|side| {
+            let name = format!("{what}, {}", side.name());
+            let Some(figures) = self.of(side).map(&of) else {
+                return Row::missing(&name, self.lacking.as_deref().unwrap_or_default());
+            };
+            match side {
+                Side::Direct => Row::plain(&name, unit, figures),
+                Side::Nft | Side::Iptables => Row::beside(&name, unit, figures, "direct", direct),
+                Side::Ours => goal(&|least| Row::ratio(&name, unit, figures, "direct", direct, Bound::AtLeast(least))),
+            }
+        });
+        Ok(rows.into())
+    }
+
+    fn latencies(&self) -> Vec<Row> {
+        let rows = self.sides.iter().flat_map(|(side, taken)| {
+            [("p50", &taken.median), ("p99", &taken.tail)]
+                .map(|(part, figures)| Row::plain(&format!("latency {part}, {}", side.name()), "µs", figures))
+        });
+        rows.collect()
+    }
 }
 
 impl Stand {
@@ -196,6 +252,17 @@ impl Stand {
                 world.node(1).ns.nft(&nft_rules(&elements.join(", ")));
                 None
             }
+            Side::Iptables => {
+                let frontends: Vec<Frontend> = served()
+                    .map(|port| Frontend {
+                        protocol: "tcp",
+                        at: SocketAddr::new(cluster_ip, port),
+                        backends: vec![SocketAddr::new(address, port)],
+                    })
+                    .collect();
+                iptables::put(&world.node(1).ns, &frontends)?;
+                None
+            }
             Side::Ours => {
                 folder.put(&NodeObject::from(world.node(1)));
                 let object = service("default", "bench").cluster_ip(&cluster_ip.to_string());
@@ -211,7 +278,7 @@ impl Stand {
         };
         Ok(Self {
             side,
-            _agent: agent,
+            agent,
             _folder: folder,
             _server: server,
             _stream_server: stream_server,
@@ -219,11 +286,20 @@ impl Stand {
         })
     }
 
+    fn client(&self) -> &Netns {
+        &self.world.pod("pod1-1").ns
+    }
+
+    /// Asks at a port for some seconds.
+    fn ask(&self, port: u16, seconds: u32, each_connects: bool) -> Result<Load> {
+        wrk(self.client(), self.at(port), seconds, each_connects, CLIENT)
+    }
+
     /// Where the client asks.
     fn at(&self, port: u16) -> SocketAddr {
         let address = match self.side {
             Side::Direct => IpAddr::V4(self.world.pod("pod1-2").ip4),
-            Side::Nft | Side::Ours => CLUSTER_IP.into(),
+            Side::Nft | Side::Iptables | Side::Ours => CLUSTER_IP.into(),
         };
         SocketAddr::new(address, port)
     }

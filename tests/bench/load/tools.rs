@@ -19,8 +19,9 @@ const START: Duration = Duration::from_secs(10);
 /// What wrk tells.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Load {
-    /// Requests a second.
+    /// Requests a second, and all of them.
     pub(super) rate: f64,
+    pub(super) requests: f64,
     /// Half of the requests took no longer, in microseconds.
     pub(super) median: f64,
     /// 99 of 100 took no longer, in microseconds.
@@ -54,7 +55,12 @@ fn of_wrk(text: &str) -> Result<Load> {
     for errors in ["Socket errors:", "Non-2xx or 3xx responses:"] {
         ensure!(after(errors).is_err(), "requests failed");
     }
+    let all = text
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .context("no line of all requests")?;
     Ok(Load {
+        requests: all.0.parse()?,
         rate: after("Requests/sec:")?.parse()?,
         median: microseconds(after("50%")?)?,
         tail: microseconds(after("99%")?)?,
@@ -142,7 +148,8 @@ mod tests {
     #[test]
     fn the_report_of_wrk_is_read() {
         let load = of_wrk(SAID).unwrap();
-        assert_eq!((load.rate, load.median, load.tail), (119_876.54, 241.0, 1250.0));
+        assert_eq!((load.rate, load.requests), (119_876.54, 120_000.0));
+        assert_eq!((load.median, load.tail), (241.0, 1250.0));
     }
 
     #[test]
