@@ -1,14 +1,13 @@
 //! `publish`: from objects to forwarding, beside the real kube-proxy, which is fed the same objects by the same API server.
 //!
 //! Out: how long a first sync takes, as each side tells it and from the start of its process until a client reaches the probe;
-//! and how long after the API server's answer to a change of one endpoint a client reaches the new one. Each round starts both sides
-//! anew, one after the other. Rounds are fewer than elsewhere: kube-proxy takes long.
-
-use std::time::Instant;
+//! and how long after the API server's answer to a change of one endpoint a client reaches the new one. The change replaces one endpoint
+//! of a Service that has as many as all others; how a client sees it at once is told in [`crate::cluster`]. Each round starts both
+//! sides anew, one after the other. At the large sizes rounds are fewer than elsewhere: kube-proxy takes long.
 
 use anyhow::Result;
 
-use crate::cluster::{Cluster, PODS, Running};
+use crate::cluster::{Cluster, Running};
 use crate::figures::Figures;
 use crate::report::{Bound, Report, Row};
 
@@ -21,7 +20,11 @@ pub(crate) const CHANGE: &str = "one endpoint changed";
 /// The size that goals are set for.
 const HELD: (usize, u16) = (10_000, 10);
 /// Changes of a round.
-const CHANGES: usize = 3;
+const CHANGES: usize = 4;
+/// Endpoints of all Services above which a size is large, and the most rounds and the changes of each then.
+const LARGE: usize = 10_000;
+const LARGE_ROUNDS: usize = 5;
+const LARGE_CHANGES: usize = 2;
 
 /// What is taken of one side at one size.
 #[derive(Clone, Default)]
@@ -38,21 +41,25 @@ pub(crate) fn row(what: &str, side: &str, services: usize, endpoints: u16) -> St
     format!("{what}, {side}, {services} × {endpoints}")
 }
 
-/// Measures, in a third of the rounds.
-pub(crate) fn run(rounds: usize) -> Result<Report> {
-    let rounds = rounds.div_ceil(3);
+/// Measures; the large sizes in five rounds at most.
+pub(crate) fn run(all_rounds: usize) -> Result<Report> {
     let mut rows = Vec::new();
-    let mut cluster = Cluster::new();
+    let mut cluster: Option<Cluster> = None;
     for (services, endpoints) in SIZES {
-        if (services, endpoints) == (1_000, 250) {
-            cluster = Cluster::new();
-        }
-        cluster.fill(services, endpoints);
+        cluster = cluster.filter(|same| same.endpoints() == endpoints);
+        let cluster = cluster.get_or_insert_with(|| Cluster::new(endpoints));
+        cluster.fill(services);
+        let large = services * usize::from(endpoints) > LARGE;
+        let (rounds, changes) = if large {
+            (all_rounds.min(LARGE_ROUNDS), LARGE_CHANGES)
+        } else {
+            (all_rounds, CHANGES)
+        };
         let mut taken = <[Taken; 2]>::default();
         for round in 1..=rounds {
             eprintln!("publish: {services} × {endpoints}, round {round} of {rounds}");
             for (side, taken) in SIDES.into_iter().zip(&mut taken) {
-                one_round(&cluster, side, taken)?;
+                one_round(cluster, side, changes, taken)?;
             }
         }
         rows.extend(rows_of(services, endpoints, &taken));
@@ -60,30 +67,28 @@ pub(crate) fn run(rounds: usize) -> Result<Report> {
     Ok(Report {
         section: "publish",
         about: "Objects to forwarding, Services × endpoints of each, by one API server; kube-proxy in nftables mode. Changes are timed \
-                from the API server's answer to the first connection that reaches the new endpoint. A third of the rounds.",
+                from the API server's answer to the first connection that reaches the new endpoint, one of as many as the Service has. More than \
+                10,000 endpoints: five rounds at most.",
         rows,
     })
 }
 
-fn one_round(cluster: &Cluster, side: &str, taken: &mut Taken) -> Result<()> {
+fn one_round(cluster: &Cluster, side: &str, changes: usize, taken: &mut Taken) -> Result<()> {
     let mut connection = cluster.requests.connect();
-    let started = Instant::now();
     let running = Running::start(cluster, side)?;
-    let seen = cluster.await_probe(running.node, PODS[0])?;
-    taken.forwarding.push((seen - started).as_secs_f64() * 1e3);
+    let forwarding = (cluster.await_probe(running.node)? - running.started).as_secs_f64() * 1e3;
+    taken.forwarding.push(forwarding);
     let (sync, table_work) = running.first_sync()?;
     taken.sync.push(sync);
     taken.table_work.push(table_work);
     let (mut change, mut written) = (Figures::default(), Figures::default());
-    // Back to where the next round begins.
-    for change_number in 1..=CHANGES + CHANGES % 2 {
-        let took = cluster.move_probe(&mut connection, running.node, PODS[change_number % PODS.len()])?;
+    for pod in 1..=changes {
+        let took = cluster.move_probe(&mut connection, running.node, pod)?;
         change.push(took.as_secs_f64() * 1e3);
         written.push(running.seen_to_written()?);
     }
     eprintln!(
-        "publish: {side}: first sync {sync:.0} ms, start to forwarding {:.0} ms, one endpoint changed {:.1} ms, {:.2} ms of it from seen to written",
-        (seen - started).as_secs_f64() * 1e3,
+        "publish: {side}: first sync {sync:.0} ms, start to forwarding {forwarding:.0} ms, one endpoint changed {:.1} ms, {:.2} ms of it from seen to written",
         change.median(),
         written.median()
     );

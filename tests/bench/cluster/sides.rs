@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use lb_tests::agent::Agent;
 use lb_tests::kubernetes::asset;
+use lb_tests::memory;
 use lb_tests::netns::Netns;
 use lb_tests::world::CLUSTER_CIDR;
 use nix::unistd::{SysconfVar, sysconf};
@@ -36,6 +37,7 @@ enum Process {
 pub(crate) struct Running {
     process: Process,
     pub(crate) node: usize,
+    pub(crate) started: Instant,
     netns: Netns,
 }
 
@@ -45,6 +47,8 @@ impl Running {
         let place = SIDES.iter().position(|name| *name == side).context("a side")?;
         let node = cluster.world.node(place + 1);
         let kubeconfig = cluster.control.kube_proxy();
+        cluster.prepare(node.number);
+        let started = Instant::now();
         let process = if place == 0 {
             Process::Steerway(Agent::start_on_api(node, kubeconfig, &[]))
         } else {
@@ -64,6 +68,7 @@ impl Running {
         Ok(Self {
             process,
             node: node.number,
+            started,
             netns: node.ns.clone(),
         })
     }
@@ -123,6 +128,11 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Megabytes of the kernel that its maps take.
+    pub(crate) fn tables(&self) -> Result<f64> {
+        Ok(memory::of_maps(self.pid()?)? as f64 / 1e6)
     }
 
     /// Seconds that it has had of processors.
