@@ -176,7 +176,7 @@ fn socket(place: &Netns, like: IpAddr, port: u16) -> UdpSocket {
 
 #[test]
 fn a_backend_that_answers_a_client_which_has_gone_is_told() {
-    let mut scene = scene();
+    let mut scene = scene(&World::builder());
     let _dump = OnFailure::of(&scene.world);
     for backend in ["pod1-2", "pod2-1"] {
         for v6 in [false, true] {
