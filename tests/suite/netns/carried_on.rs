@@ -111,5 +111,5 @@ fn frames_for_somebody_else_that_a_switch_floods_begin_nothing_and_are_not_answe
 
 #[test]
 fn neither_do_they_at_xdp() {
-    begin_nothing(&World::builder().xdp(), &["--xdp", "native"]);
+    begin_nothing(&World::builder().xdp(), &[]);
 }
