@@ -23,7 +23,7 @@ use crate::maps::MMAPABLE;
 #[btf_map(name = "epoch")]
 static EPOCH: Array<u64, 1, MMAPABLE> = Array::new();
 
-/// Slots of [`HOPS`], a power of two: of two hundred ways one in twenty shares its slot with another.
+/// Slots of [`HOPS`], a power of two. An answer stands in one of two: of a thousand ways one in twenty meets two others there.
 const SLOTS: u32 = 1 << 12;
 
 /// The slots.
@@ -60,48 +60,79 @@ pub(crate) fn route<F: TableFamily>(
 ) -> Route<F::Addr> {
     // The lower bits of both count; equal addresses do not cancel out.
     let slot = (hash::bit::<F>(daddr).wrapping_mul(33) ^ hash::bit::<F>(saddr)) & (SLOTS - 1);
-    let (Some(hop), Some(epoch)) = (HOPS.get_ptr_mut(slot), EPOCH.get(0)) else {
+    let (Some(one), Some(other), Some(epoch)) = (HOPS.get_ptr_mut(slot), HOPS.get_ptr_mut(slot ^ 1), EPOCH.get(0))
+    else {
         return kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     };
-    // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other within a hook, and a value torn by a program at
-    // another hook fails the comparison with the question that is written last.
-    let hop = unsafe { &mut *hop };
-    let (src, dst) = (F::to_words(saddr), F::to_words(daddr));
     let now = kernel::jiffies();
     let stamp = *epoch << 32 | now as u64;
-    let age = (now.wrapping_sub(hop.stamp as u32)) as u64;
-    let fits = length != 0 && length <= (hop.to >> 48) as u16;
-    if hop.dst == dst
-        && hop.src == src
-        && hop.devices as u32 != 0
-        && hop.devices >> 32 == ifindex as u64
-        && hop.stamp >> 32 == stamp >> 32
-        && age < hz
-        && fits
-    {
-        return Route {
-            kind: RouteKind::Via,
-            ifindex: hop.devices as u32,
-            next_hop: F::from_words(hop.next),
-            source: F::from_words(hop.source),
-            mtu: 0,
-            macs: Macs {
-                to: hop.to << 16 >> 16,
-                from: hop.from,
-            },
-        };
+    // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other within a hook, and a value torn by a program at
+    // another hook fails the comparison with the question that is written last.
+    let (one, other) = unsafe { (&mut *one, &mut *other) };
+    let question = Question {
+        src: F::to_words(saddr),
+        dst: F::to_words(daddr),
+        ifindex,
+        length,
+    };
+    let holds = [one.holds(stamp, hz), other.holds(stamp, hz)];
+    if holds[0] && one.answers(&question) {
+        return one.answer::<F>();
+    }
+    if holds[1] && other.answers(&question) {
+        return other.answer::<F>();
     }
     let route = kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     if route.kind == RouteKind::Via && route.mtu != 0 {
+        let hop = if holds[0] && !holds[1] { other } else { one };
         hop.devices = 0;
         hop.stamp = stamp;
         hop.to = (route.mtu as u64) << 48 | route.macs.to;
         hop.from = route.macs.from;
         hop.next = F::to_words(route.next_hop);
         hop.source = F::to_words(route.source);
-        hop.src = src;
-        hop.dst = dst;
+        hop.src = question.src;
+        hop.dst = question.dst;
         hop.devices = (ifindex as u64) << 32 | route.ifindex as u64;
     }
     route
+}
+
+/// What is asked.
+struct Question {
+    src: [u64; 2],
+    dst: [u64; 2],
+    ifindex: u32,
+    length: u16,
+}
+
+impl Hop {
+    /// Whether it holds an answer that may still be given.
+    #[inline(always)]
+    fn holds(&self, stamp: u64, hz: u64) -> bool {
+        let age = (stamp as u32).wrapping_sub(self.stamp as u32) as u64;
+        self.devices as u32 != 0 && self.stamp >> 32 == stamp >> 32 && age < hz
+    }
+
+    /// Whether that is the answer to this question.
+    #[inline(always)]
+    fn answers(&self, asked: &Question) -> bool {
+        let fits = asked.length != 0 && asked.length <= (self.to >> 48) as u16;
+        self.dst == asked.dst && self.src == asked.src && self.devices >> 32 == asked.ifindex as u64 && fits
+    }
+
+    #[inline(always)]
+    fn answer<F: TableFamily>(&self) -> Route<F::Addr> {
+        Route {
+            kind: RouteKind::Via,
+            ifindex: self.devices as u32,
+            next_hop: F::from_words(self.next),
+            source: F::from_words(self.source),
+            mtu: 0,
+            macs: Macs {
+                to: self.to << 16 >> 16,
+                from: self.from,
+            },
+        }
+    }
 }
