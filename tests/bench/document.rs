@@ -105,9 +105,8 @@ fn services(report: &Report) -> Plot {
         ("established", "TCP v4", "XDP"),
         ("established", "TCP v6", "XDP"),
         ("established", "TCP v4", "tc"),
-        ("new", "TCP v4", "XDP"),
-        ("new", "TCP v6", "XDP"),
         ("new", "TCP v4", "tc"),
+        ("new", "TCP v6", "tc"),
     ]
     .map(|(what, traffic, place)| {
         line(report, &format!("{what} {traffic}, {place}"), &SERVICES, |services| {

@@ -42,7 +42,7 @@ fn all_pass(version: &str, machine: &Machine<'_>, filters: &[&str]) {
 
 /// Every program loads and does what it does on this kernel, and filters are replaced as here. Of the program tests those are left out
 /// that take longest and ask the kernel least (the machine is some twenty times slower), and the one that attaches by tcx.
-const EVERYWHERE: [&str; 14] = [
+const EVERYWHERE: [&str; 16] = [
     "program::affinity::",
     "program::answers::",
     "program::changes::",
@@ -51,6 +51,8 @@ const EVERYWHERE: [&str; 14] = [
     "program::icmp_error::",
     "program::journeys::",
     "program::link_less::",
+    "program::many_flows::",
+    "program::masquerade::",
     "program::not_ours::",
     "program::policy::",
     "program::refusal::",

@@ -59,6 +59,11 @@ fn a_closed_port_of_the_backend_is_told_to_pods_the_node_and_clients_as_the_vips
     closed_ports_are_told(&World::builder());
 }
 
+#[test]
+fn a_closed_port_is_told_to_senders_that_sum_up_their_packets_themselves() {
+    closed_ports_are_told(&World::builder().no_tx_checksum());
+}
+
 #[track_caller]
 pub(super) fn closed_ports_are_told(builder: &WorldBuilder) -> Scene {
     let mut scene = scene(builder);

@@ -20,6 +20,11 @@ fn a_service_without_endpoints_and_an_unknown_port_refuse_pods_the_node_and_clie
     all_are_refused(&World::builder());
 }
 
+#[test]
+fn who_sums_up_its_packets_itself_is_refused_alike() {
+    all_are_refused(&World::builder().no_tx_checksum());
+}
+
 #[track_caller]
 pub(super) fn all_are_refused(builder: &WorldBuilder) -> Scene {
     let mut scene = Scene::of(builder, &[]);
