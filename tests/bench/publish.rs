@@ -5,6 +5,9 @@
 //! of a Service that has as many as all others; how a client sees it at once is told in [`crate::cluster`]. Each round starts both
 //! sides anew, one after the other. At the large sizes rounds are fewer than elsewhere: kube-proxy takes long.
 
+use std::thread;
+use std::time::Duration;
+
 use anyhow::Result;
 
 use crate::cluster::{Cluster, Running};
@@ -21,6 +24,8 @@ pub(crate) const CHANGE: &str = "one endpoint changed";
 const HELD: (usize, u16) = (10_000, 10);
 /// Changes of a round.
 const CHANGES: usize = 4;
+/// After the first sync, until all is at rest.
+const REST: Duration = Duration::from_secs(2);
 /// Endpoints of all Services above which a size is large, and the most rounds and the changes of each then.
 const LARGE: usize = 10_000;
 const LARGE_ROUNDS: usize = 5;
@@ -81,6 +86,8 @@ fn one_round(cluster: &Cluster, side: &str, changes: usize, taken: &mut Taken) -
     let (sync, table_work) = running.first_sync()?;
     taken.sync.push(sync);
     taken.table_work.push(table_work);
+    // What a start has to do beside the tables is no part of a change.
+    thread::sleep(REST);
     let (mut change, mut written) = (Figures::default(), Figures::default());
     for pod in 1..=changes {
         let took = cluster.move_probe(&mut connection, running.node, pod)?;
