@@ -37,12 +37,17 @@ pub(crate) fn agent(workspace: &Workspace, phases: &mut Phases, object: &Path) -
 /// Builds the agent that tests run, and returns its path: compiled as the tests are, with which it shares all but its last step.
 pub(crate) fn agent_of_tests(workspace: &Workspace, phases: &mut Phases, object: &Path) -> Result<PathBuf> {
     phases.time("build the agent of the tests", || {
-        let mut command = cargo_with_object(workspace, object);
-        command.args(["build", "--locked"]);
-        command.args(test::PACKAGES.iter().flat_map(|package| ["-p", package]));
-        exec::run(command.args(["--bin", "steerway"]))
-    })?;
-    Ok(workspace.target.join("debug/steerway"))
+        as_tests(workspace, object, "steerway")
+    })
+}
+
+/// Builds a program with the dependencies of the tests, and returns its path.
+pub(crate) fn as_tests(workspace: &Workspace, object: &Path, program: &str) -> Result<PathBuf> {
+    let mut command = cargo_with_object(workspace, object);
+    command.args(["build", "--locked"]);
+    command.args(test::PACKAGES.iter().flat_map(|package| ["-p", package]));
+    exec::run(command.args(["--bin", program]))?;
+    Ok(workspace.target.join("debug").join(program))
 }
 
 /// Cargo, told which kernel object the agent's build script embeds.

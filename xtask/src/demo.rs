@@ -5,7 +5,6 @@
 
 use std::{
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -16,7 +15,6 @@ use crate::{
     build, build_ebpf, exec,
     phases::Phases,
     setup::{self, Scope},
-    test,
     workspace::Workspace,
 };
 
@@ -59,21 +57,11 @@ pub(crate) fn prepare(options: &Options, workspace: &Workspace, phases: &mut Pha
     setup::ensure(Scope::Demo, workspace, phases)?;
     let object = build_ebpf::build(workspace, phases)?;
     build::agent(workspace, phases, &object)?;
-    let demo = build_demo(workspace, phases, &object)?;
+    let demo = phases.time("build the demo", || build::as_tests(workspace, &object, "demo"))?;
     let agent = workspace.agent();
     let mut command = exec::as_root(&demo, &[("STEERWAY_BIN", agent.as_os_str())], "make network namespaces")?;
     command.args(arguments(options));
     Ok(command)
-}
-
-fn build_demo(workspace: &Workspace, phases: &mut Phases, object: &Path) -> Result<PathBuf> {
-    phases.time("build the demo", || {
-        let mut command = build::cargo_with_object(workspace, object);
-        command.args(["build", "--locked"]);
-        command.args(test::PACKAGES.iter().flat_map(|package| ["-p", package]));
-        exec::run(command.args(["--bin", "demo"]))
-    })?;
-    Ok(workspace.target.join("debug/demo"))
 }
 
 fn arguments(options: &Options) -> Vec<String> {

@@ -9,7 +9,7 @@ use lb_common::layout::map;
 use super::Outcome;
 use super::output::{Format, Table, json};
 use super::settings::Given;
-use crate::config::{Config, Unused, process_variable};
+use crate::config::Unused;
 use crate::datapath::attach::{self, Finding, Hook};
 use crate::datapath::checks::{self, Check, CheckInput, Verdict};
 use crate::datapath::interfaces::{self, Rules};
@@ -35,13 +35,7 @@ pub(super) struct Options {
 
 /// Runs the command.
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    // What a start needs and no check looks at.
-    let settings = options
-        .given
-        .gather(process_variable)?
-        .or("folder", "/")
-        .or("node-name", "node");
-    let config = Config::validate(&settings, None)?;
+    let config = options.given.of_the_node()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

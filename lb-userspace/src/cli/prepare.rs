@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use super::Outcome;
 use super::settings::Given;
-use crate::config::{Config, process_variable};
+use crate::config::Config;
 use crate::datapath::conntrack;
 use crate::datapath::netlink::Netlink;
 use crate::datapath::pins::PinDir;
@@ -28,13 +28,7 @@ pub(super) struct Options {
 
 /// Runs the command.
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-    // What a start needs and no preparation looks at.
-    let settings = options
-        .given
-        .gather(process_variable)?
-        .or("folder", "/")
-        .or("node-name", "node");
-    let config = Config::validate(&settings, None)?;
+    let config = options.given.of_the_node()?;
     observe::start_logs(config.log)?;
     make(&config, out)
 }

@@ -8,7 +8,9 @@ use clap::builder::{PathBufValueParser, StyledStr};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{self, Arguments, ConfigErrors, Place, SETTINGS, Section, Setting, Settings, Shape};
+use crate::config::{
+    self, Arguments, Config, ConfigErrors, Place, SETTINGS, Section, Setting, Settings, Shape, process_variable,
+};
 
 /// The settings that commands need which only read.
 const PLACES: [&str; 2] = ["pin-dir", "run-dir"];
@@ -33,6 +35,14 @@ impl<const ALL: bool> Given<ALL> {
     pub(super) fn gather(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, ConfigErrors> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         config::gather(self.given.clone(), self.config.as_deref(), variable).map(|settings| settings.on_mounts(&mounts))
+    }
+}
+
+impl Given<true> {
+    /// The settings of `run`, for commands that need less of them: where objects come from and the node's name may be missing.
+    pub(super) fn of_the_node(&self) -> Result<Config, ConfigErrors> {
+        let settings = self.gather(process_variable)?;
+        Config::validate(&settings.or("folder", "/").or("node-name", "node"), None)
     }
 }
 

@@ -3,8 +3,6 @@
 //! In: objects that no API server would take, as old data or a broken controller may have left them; and the wish that history is
 //! forgotten. Errors: etcd refuses, which panics.
 
-use std::thread;
-
 use serde_json::{Value, json};
 
 use super::ControlPlane;
@@ -20,17 +18,9 @@ impl ControlPlane {
     /// quick way to have many: an API server needs many times as long to take one.
     #[track_caller]
     pub fn store(&self, objects: &[Value]) {
-        let part = objects.len().div_ceil(CONNECTIONS).max(1);
-        thread::scope(|scope| {
-            for objects in objects.chunks(part) {
-                scope.spawn(move || {
-                    let mut connection = Connection::open(&self.netns, ADDRESS);
-                    for object in objects {
-                        let (key, value) = (base64(key(object).as_bytes()), base64(object.to_string().as_bytes()));
-                        ask(&mut connection, "put", &json!({ "key": key, "value": value }));
-                    }
-                });
-            }
+        Connection::spread(&self.netns, ADDRESS, CONNECTIONS, objects, |connection, object| {
+            let (key, value) = (base64(key(object).as_bytes()), base64(object.to_string().as_bytes()));
+            ask(connection, "put", &json!({ "key": key, "value": value }));
         });
     }
 

@@ -45,17 +45,7 @@ impl Requests {
     /// Creates Services and EndpointSlices, many at once.
     #[track_caller]
     pub fn create_all(&self, objects: &[Value]) {
-        let part = objects.len().div_ceil(CONNECTIONS).max(1);
-        thread::scope(|scope| {
-            for objects in objects.chunks(part) {
-                scope.spawn(move || {
-                    let mut connection = self.connect();
-                    for object in objects {
-                        connection.create(object);
-                    }
-                });
-            }
-        });
+        Connection::spread(&self.netns, PROXY, CONNECTIONS, objects, Connection::create);
     }
 
     /// Opens one more connection, on which one request follows another.
@@ -76,6 +66,28 @@ impl Connection {
         let stream = stream.unwrap_or_else(|error| panic!("{address}: {error}"));
         stream.set_nodelay(true).expect("a TCP socket");
         Self(BufReader::new(stream))
+    }
+
+    /// Deals objects out to several connections at once; `each` sends one.
+    #[track_caller]
+    pub(super) fn spread(
+        netns: &Netns,
+        address: &str,
+        connections: usize,
+        objects: &[Value],
+        each: impl Fn(&mut Self, &Value) + Copy + Send,
+    ) {
+        let part = objects.len().div_ceil(connections).max(1);
+        thread::scope(|scope| {
+            for objects in objects.chunks(part) {
+                scope.spawn(move || {
+                    let mut connection = Self::open(netns, address);
+                    for object in objects {
+                        each(&mut connection, object);
+                    }
+                });
+            }
+        });
     }
 
     /// Creates a Service or an EndpointSlice.

@@ -81,6 +81,16 @@ fn create_account(cluster: &ControlPlane) {
     cluster.kubectl(&[&["create", "clusterrolebinding", "agent"], &bound[..]].concat(), "");
 }
 
+/// Gives the scene this agent and a Service with one pod, and connections through it.
+#[track_caller]
+fn serve(scene: &mut Scene, agent: Agent) -> HeldConnections {
+    scene.agents.push(agent);
+    scene.cluster.create(&web("web", VIP));
+    scene.create_slice("web", &["pod1-2"]);
+    scene.settle();
+    HeldConnections::start(scene.world.pod("pod1-1"), at(VIP, PORT), COUNT)
+}
+
 #[test]
 fn a_replaced_token_is_taken_up_whether_it_comes_before_or_after_the_old_ones_end() {
     let mut scene = Scene::of(&World::builder().nodes(1), &[]);
@@ -94,11 +104,7 @@ fn a_replaced_token_is_taken_up_whether_it_comes_before_or_after_the_old_ones_en
     replace(&file, &first);
     let (relay, kubeconfig) = cluster.relay(&json!({ "tokenFile": file }));
     let agent = Agent::start_on_api(scene.world.node(1), &kubeconfig, &[]);
-    scene.agents.push(agent);
-    scene.cluster.create(&web("web", VIP));
-    scene.create_slice("web", &["pod1-2"]);
-    scene.settle();
-    let mut held = HeldConnections::start(scene.world.pod("pod1-1"), at(VIP, PORT), COUNT);
+    let mut held = serve(&mut scene, agent);
 
     // In time, as kubelet does it.
     let second = token(&scene.cluster, "second");
@@ -154,11 +160,7 @@ fn an_agent_in_a_pod_asks_as_its_service_account_and_takes_a_new_token_up() {
     }
     let (relay, _) = scene.cluster.relay(&json!({}));
     let agent = Agent::start_in_pod(scene.world.node(1), folder.path(), &ControlPlane::relayed());
-    scene.agents.push(agent);
-    scene.cluster.create(&web("web", VIP));
-    scene.create_slice("web", &["pod1-2"]);
-    scene.settle();
-    let mut held = HeldConnections::start(scene.world.pod("pod1-1"), at(VIP, PORT), COUNT);
+    let mut held = serve(&mut scene, agent);
 
     let second = token(&scene.cluster, "second");
     project(folder.path(), "..second", &scene.cluster, &second);

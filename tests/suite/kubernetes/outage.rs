@@ -13,6 +13,19 @@ use super::{PORT, SECOND, Scene, at, names, web};
 /// Backoff's longest wait, and room for a slow machine.
 const BACK: Duration = Duration::from_mins(1);
 
+/// Waits until the versions that an agent's watches go on from are forgotten, so that it lists anew.
+#[track_caller]
+fn lists_anew(agent: &Agent) {
+    eventually(BACK, "the agent's watches are too old", || {
+        let log = agent.log();
+        if log.contains("has expired, listing anew") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+}
+
 #[test]
 fn an_outage_with_missed_deletions_leaves_forwarding_and_no_ghosts() {
     let mut scene = Scene::new();
@@ -67,14 +80,7 @@ fn an_outage_with_missed_deletions_leaves_forwarding_and_no_ghosts() {
     });
     scene.cluster.start_server();
     // Asked for a reading, an agent lists anew whatever it had; its own next try must find the same.
-    eventually(BACK, "the second agent's watches are too old", || {
-        let log = scene.agents[1].log();
-        if log.contains("has expired, listing anew") {
-            Ok(())
-        } else {
-            Err(log)
-        }
-    });
+    lists_anew(&scene.agents[1]);
     scene.settle();
     assert_eq!(names(&scene.backends(keep)), ["pod1-2", "pod2-1"]);
     assert_eq!(names(&scene.backends(change)), ["pod2-2"]);
@@ -120,14 +126,7 @@ fn a_compaction_while_the_way_to_the_api_server_is_cut_leaves_no_ghosts() {
         assert_eq!(names(&scene.backends(to)), ["pod1-2"], "{to} while the way is cut");
     }
     let _relay = scene.cluster.relay(&user);
-    eventually(BACK, "the agent's watches are too old", || {
-        let log = scene.agents[0].log();
-        if log.contains("has expired, listing anew") {
-            Ok(())
-        } else {
-            Err(log)
-        }
-    });
+    lists_anew(&scene.agents[0]);
     scene.settle();
     assert_eq!(names(&scene.backends(keep)), ["pod1-2"]);
     assert!(tcp_request(scene.world.pod("pod1-1"), gone, None, SECOND).is_err());

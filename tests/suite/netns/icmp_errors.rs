@@ -27,6 +27,18 @@ fn scene(builder: &WorldBuilder) -> Scene {
     scene
 }
 
+/// Makes a pod the only endpoint, in both families, at a port on which it does not listen by itself.
+#[track_caller]
+fn serve_at_closed_ports(scene: &mut Scene, backend: &str) {
+    for v6 in [false, true] {
+        let ports = family_slice("web", v6)
+            .port_of("http", CLOSED, "TCP")
+            .port_of("dns", CLOSED, "UDP");
+        scene.folder.put(&endpoint(ports, scene.world.pod(backend), v6, READY));
+    }
+    scene.settle();
+}
+
 /// Who asks, from where, and what.
 fn ways(scene: &Scene, like: IpAddr) -> Vec<(&'static str, &Netns, SocketAddr)> {
     let world = &scene.world;
@@ -69,13 +81,7 @@ pub(super) fn closed_ports_are_told(builder: &WorldBuilder) -> Scene {
     let mut scene = scene(builder);
     let _dump = OnFailure::of(&scene.world);
     for backend in ["pod1-2", "pod2-1"] {
-        for v6 in [false, true] {
-            let ports = family_slice("web", v6)
-                .port_of("http", CLOSED, "TCP")
-                .port_of("dns", CLOSED, "UDP");
-            scene.folder.put(&endpoint(ports, scene.world.pod(backend), v6, READY));
-        }
-        scene.settle();
+        serve_at_closed_ports(&mut scene, backend);
         for addresses in families() {
             for (who, from, to) in ways(&scene, addresses.cluster) {
                 let refused = udp_request(from, to, None, LIMIT).expect_err("nobody listens");
@@ -184,13 +190,7 @@ fn a_backend_that_answers_a_client_which_has_gone_is_told() {
     let mut scene = scene(&World::builder());
     let _dump = OnFailure::of(&scene.world);
     for backend in ["pod1-2", "pod2-1"] {
-        for v6 in [false, true] {
-            let ports = family_slice("web", v6)
-                .port_of("http", CLOSED, "TCP")
-                .port_of("dns", CLOSED, "UDP");
-            scene.folder.put(&endpoint(ports, scene.world.pod(backend), v6, READY));
-        }
-        scene.settle();
+        serve_at_closed_ports(&mut scene, backend);
         for addresses in families() {
             for (who, from, to) in ways(&scene, addresses.cluster) {
                 let server = socket(&scene.world.pod(backend).ns, to.ip(), CLOSED);
