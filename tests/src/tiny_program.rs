@@ -3,14 +3,20 @@
 //! The instructions are wrapped into an ELF object in memory, so that aya loads them as it loads any other. Encoding as
 //! in RFC 9669.
 
-use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
+use std::thread;
+use std::time::Duration;
+
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs, tc};
 use aya::{Ebpf, EbpfLoader};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 
+use crate::assert::eventually;
 use crate::netns::Netns;
 
 const NAME: &str = "tiny";
+/// How long a program may stand after its last user has let it go.
+const LET_GO: Duration = Duration::from_secs(10);
 
 /// One instruction of eight bytes.
 #[derive(Clone, Copy, Debug)]
@@ -146,17 +152,34 @@ impl TinyProgram {
 
 impl Drop for TinyProgram {
     fn drop(&mut self) {
+        let id = self.program().info().map(|info| info.id()).ok();
         let ebpf = self.ebpf.take();
-        if let Some(place) = &self.place {
-            place.run(|| drop(ebpf));
+        match &self.place {
+            Some(place) => place.run(|| drop(ebpf)),
+            None => drop(ebpf),
         }
+        await_end(id);
+    }
+}
+
+/// Waits until a program is gone. A child that another test has just begun holds copies of all open files, links too, until it runs a
+/// program of its own.
+#[track_caller]
+fn await_end(id: Option<u32>) {
+    if let Some(id) = id.filter(|_| !thread::panicking()) {
+        eventually(LET_GO, &format!("program {id} is unloaded"), || {
+            let stands = loaded_programs()
+                .filter_map(Result::ok)
+                .any(|one: ProgramInfo| one.id() == id);
+            if stands { Err("it is still there") } else { Ok(()) }
+        });
     }
 }
 
 /// A loaded XDP program. Dropping it unloads and detaches it.
 #[derive(Debug)]
 pub struct TinyXdp {
-    ebpf: Ebpf,
+    ebpf: Option<Ebpf>,
 }
 
 impl TinyXdp {
@@ -164,30 +187,42 @@ impl TinyXdp {
     #[track_caller]
     pub fn returning(verdict: u32) -> Self {
         let instructions = [Instruction::set(0, verdict.cast_signed()), Instruction::exit()];
-        let mut ebpf = EbpfLoader::new()
+        let ebpf = EbpfLoader::new()
             .btf(None)
             .load(&elf("xdp", &instructions))
             .expect("an object that aya can read");
-        let program: &mut Xdp = ebpf
-            .program_mut(NAME)
-            .and_then(|program| program.try_into().ok())
-            .expect("an XDP program");
-        program.load().expect("a program that the verifier accepts");
-        Self { ebpf }
+        let mut program = Self { ebpf: Some(ebpf) };
+        program
+            .program_mut()
+            .load()
+            .expect("a program that the verifier accepts");
+        program
     }
 
     /// Attaches it for as long as this value lives.
     #[track_caller]
     pub fn attach(&mut self, place: &impl AsRef<Netns>, interface: &str, mode: XdpMode) {
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut(NAME)
-            .and_then(|program| program.try_into().ok())
-            .expect("an XDP program");
+        let program = self.program_mut();
         place
             .as_ref()
             .run(|| program.attach(interface, mode).map(drop))
             .expect("attach to XDP");
+    }
+
+    fn program_mut(&mut self) -> &mut Xdp {
+        self.ebpf
+            .as_mut()
+            .and_then(|ebpf| ebpf.program_mut(NAME))
+            .and_then(|program| program.try_into().ok())
+            .expect("an XDP program")
+    }
+}
+
+impl Drop for TinyXdp {
+    fn drop(&mut self) {
+        let id = self.program_mut().info().map(|info| info.id()).ok();
+        drop(self.ebpf.take());
+        await_end(id);
     }
 }
 

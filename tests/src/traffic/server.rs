@@ -1,10 +1,12 @@
 //! The servers: TCP echo, HTTP and UDP, each on a thread of its own with one asynchronous runtime.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -13,17 +15,24 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::identity;
+use crate::assert::eventually;
 use crate::netns::Netns;
 
 /// Room for bursts, so that what a test counts as lost was lost on the way.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 const BACKLOG: i32 = 4096;
 
-/// A running server. Dropping it closes its socket and every connection.
+/// How long a port may stay taken after its last socket was closed.
+const SET_FREE: Duration = Duration::from_secs(10);
+
+/// A running server. Dropping it closes its socket and every connection, and waits until its port is free: a child that another test has
+/// just begun holds copies of all open files until it runs a program of its own.
 #[derive(Debug)]
 pub struct Server {
     name: String,
+    netns: Netns,
     address: SocketAddr,
+    bind: fn(SocketAddr) -> io::Result<Socket>,
     seen: Arc<Seen>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -63,15 +72,15 @@ impl Server {
     /// It answers from the address that it is bound to, so bind it to one address, not to the wildcard.
     #[track_caller]
     pub fn udp(place: &impl AsRef<Netns>, name: &str, address: impl Into<SocketAddr>) -> Self {
-        let address = address.into();
-        let socket = place.as_ref().run(|| UdpSocket::bind(address));
-        let socket = socket.unwrap_or_else(|error| panic!("{name}: bind UDP {address}: {error}"));
+        let socket: UdpSocket = bound(place.as_ref(), name, address.into(), bind_udp).into();
         setsockopt(&socket, sockopt::RcvBufForce, &SOCKET_BUFFER_BYTES).expect("SO_RCVBUFFORCE (root?)");
         socket.set_nonblocking(true).expect("a non-blocking socket");
         let address = socket.local_addr().expect("a bound socket");
         let (server_name, seen) = (name.to_owned(), Arc::<Seen>::default());
         let noted = Arc::clone(&seen);
-        Self::launch(name, address, seen, move || serve_udp(socket, server_name, noted))
+        Self::launch(place.as_ref(), name, address, bind_udp, seen, move || {
+            serve_udp(socket, server_name, noted)
+        })
     }
 
     /// The address that it is bound to (with the port that it got, if 0 was asked for).
@@ -96,21 +105,21 @@ impl Server {
 
     #[track_caller]
     fn start_tcp(netns: &Netns, name: &str, address: SocketAddr, manner: Manner) -> Self {
-        let listener = netns
-            .run(|| listen(address))
-            .unwrap_or_else(|error| panic!("{name}: listen on {address} in {}: {error}", netns.name()));
+        let listener: TcpListener = bound(netns, name, address, listen).into();
         let address = listener.local_addr().expect("a bound socket");
         let (server_name, seen) = (Arc::<str>::from(name), Arc::<Seen>::default());
         let noted = Arc::clone(&seen);
-        Self::launch(name, address, seen, move || {
+        Self::launch(netns, name, address, listen, seen, move || {
             serve_tcp(listener, server_name, noted, manner)
         })
     }
 
     /// Runs the future that `work` makes until the server is dropped.
     fn launch<F: Future<Output = ()>>(
+        netns: &Netns,
         name: &str,
         address: SocketAddr,
+        bind: fn(SocketAddr) -> io::Result<Socket>,
         seen: Arc<Seen>,
         work: impl FnOnce() -> F + Send + 'static,
     ) -> Self {
@@ -129,7 +138,9 @@ impl Server {
         });
         Self {
             name: name.to_owned(),
+            netns: netns.clone(),
             address,
+            bind,
             seen,
             stop: Some(stop),
             thread: Some(thread),
@@ -144,6 +155,17 @@ impl Drop for Server {
             // A panic of the server has printed itself already.
             drop(thread.join());
         }
+        if !thread::panicking() {
+            // An address that is gone has taken its port along.
+            eventually(
+                SET_FREE,
+                &format!("the port of {} is free", self.address),
+                || match self.netns.run(|| (self.bind)(self.address)) {
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+                    _ => Ok(()),
+                },
+            );
+        }
     }
 }
 
@@ -153,13 +175,29 @@ enum Manner {
     Http,
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// A server's socket, as soon as its port is free.
+#[track_caller]
+fn bound(netns: &Netns, name: &str, address: SocketAddr, bind: fn(SocketAddr) -> io::Result<Socket>) -> Socket {
+    let tried = eventually(SET_FREE, &format!("{name} is bound to {address}"), || {
+        match netns.run(|| bind(address)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+            tried => Ok(tried),
+        }
+    });
+    tried.unwrap_or_else(|error| panic!("{name}: bind {address} in {}: {error}", netns.name()))
+}
+
+fn bind_udp(address: SocketAddr) -> io::Result<Socket> {
+    UdpSocket::bind(address).map(Socket::from)
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 async fn serve_tcp(listener: TcpListener, name: Arc<str>, seen: Arc<Seen>, manner: Manner) {
@@ -183,7 +221,7 @@ async fn serve_tcp(listener: TcpListener, name: Arc<str>, seen: Arc<Seen>, manne
     }
 }
 
-async fn echo(mut stream: TcpStream, name: &str, client: SocketAddr) -> std::io::Result<()> {
+async fn echo(mut stream: TcpStream, name: &str, client: SocketAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(identity(name, client).as_bytes()).await?;
     let mut buffer = vec![0; 64 << 10];
@@ -196,7 +234,7 @@ async fn echo(mut stream: TcpStream, name: &str, client: SocketAddr) -> std::io:
     }
 }
 
-async fn answer_http(mut stream: TcpStream, name: &str, client: SocketAddr, seen: &Seen) -> std::io::Result<()> {
+async fn answer_http(mut stream: TcpStream, name: &str, client: SocketAddr, seen: &Seen) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let body = identity(name, client);
     let mut request = Vec::new();

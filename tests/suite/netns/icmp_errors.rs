@@ -1,8 +1,8 @@
 //! ICMP errors about datagrams through VIPs, as the sender's socket is told them: about the VIP it asked, by whoever said it.
 
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
@@ -206,14 +206,31 @@ fn a_backend_that_answers_a_client_which_has_gone_is_told() {
                 let answer = client.recv(&mut buffer);
                 assert!(answer.is_ok(), "{who} to {to} at {backend}: no answer: {answer:?}");
                 drop(client);
-                server.send(b"late answer").expect("a datagram");
-                let told = server.recv(&mut buffer).expect_err("the client has gone");
+                let told = told_at_last(&server);
                 assert_eq!(
                     told.kind(),
                     ErrorKind::ConnectionRefused,
                     "{who} to {to} at {backend}, seen as {seen}: {told}"
                 );
             }
+        }
+    }
+}
+
+/// The error that late answers bring within the limit. More than one may be needed: a child that another test has just begun holds
+/// copies of all open files, the client's socket too, until it runs a program of its own.
+#[track_caller]
+fn told_at_last(server: &UdpSocket) -> Error {
+    const PAUSE: Duration = Duration::from_millis(50);
+    server.set_read_timeout(Some(PAUSE)).expect("a time-out");
+    let started = Instant::now();
+    loop {
+        let told = server
+            .send(b"late answer")
+            .and_then(|_| server.recv(&mut [0; 64]))
+            .expect_err("the client has gone");
+        if told.kind() != ErrorKind::WouldBlock || started.elapsed() > LIMIT {
+            return told;
         }
     }
 }

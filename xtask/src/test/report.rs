@@ -25,6 +25,18 @@ struct Failure {
     said: String,
 }
 
+impl Failure {
+    /// How much of what a failure said is told in short: a panic's place and message.
+    const SHORT: usize = 400;
+
+    /// One line with the beginning of what it said.
+    fn in_short(&self) -> String {
+        let words: Vec<&str> = self.said.split_whitespace().collect();
+        let said: String = words.join(" ").chars().take(Self::SHORT).collect();
+        format!("FAILED: {}: {said}", self.name)
+    }
+}
+
 impl Report {
     /// An empty report of a command that has already been through `phases`.
     pub(crate) fn new(phases: Phases) -> Self {
@@ -95,12 +107,16 @@ impl Report {
         self.failures.is_empty()
     }
 
-    /// Prints what each failure said, the phases' times and the last line.
+    /// Prints what each failure said, the phases' times, each failure's reason in short, for whoever sees the end alone, and
+    /// the last line.
     pub(crate) fn finish(self) -> ExitCode {
         for Failure { name, said } in &self.failures {
             println!("\n---- FAILED: {name}\n{}", said.trim_end());
         }
         println!("\n{}", self.phases.table());
+        for failure in &self.failures {
+            println!("{}", failure.in_short());
+        }
         println!("{}", self.last_line());
         if self.is_success() {
             ExitCode::SUCCESS
@@ -162,6 +178,7 @@ mod tests {
             (report.failures[0].name.as_str(), report.failures[0].said.as_str()),
             ("p/lib b", "why\n")
         );
+        assert_eq!(report.failures[0].in_short(), "FAILED: p/lib b: why");
         assert_eq!(report.ran().iter().collect::<Vec<_>>(), ["p/lib a", "p/lib b"]);
         assert!(!report.is_success());
     }
