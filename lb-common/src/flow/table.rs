@@ -361,12 +361,18 @@ pub fn insert<F: TableFamily, T: Tables>(
     spot: &mut Spot,
 ) -> bool {
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
-    spare.key = entry.key.twin(entry.rewrite);
     let mut twin = Spot::none(Found::Nothing);
-    twin.found = scan(tables, &spare.key, &mut twin);
     for _ in 0..INSERT_TRIES {
         if !tables.choose::<F>(hash, &twin, spot) {
             return false;
+        }
+        // Only who displaces another may meet its own twin.
+        if spot.control.phase() != FREE {
+            spare.key = entry.key.twin(entry.rewrite);
+            twin.found = scan(tables, &spare.key, &mut twin);
+            if twin.found == Found::Entry && !tables.choose::<F>(hash, &twin, spot) {
+                return false;
+            }
         }
         let Some(set) = tables.flows::<F>().set(spot.set) else {
             return false;
