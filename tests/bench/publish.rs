@@ -26,6 +26,8 @@ const HELD: (usize, u16) = (10_000, 10);
 const CHANGES: usize = 4;
 /// After the first sync, until all is at rest.
 const REST: Duration = Duration::from_secs(2);
+/// Before each change, longer than either side waits after one for the next: what is timed is a change by itself.
+const CALM: Duration = Duration::from_millis(1100);
 /// Endpoints of all Services above which a size is large, and the most rounds and the changes of each then.
 const LARGE: usize = 10_000;
 const LARGE_ROUNDS: usize = 5;
@@ -72,7 +74,7 @@ pub(crate) fn run(all_rounds: usize) -> Result<Report> {
     Ok(Report {
         section: "publish",
         about: "Objects to forwarding, Services × endpoints of each, by one API server; kube-proxy in nftables mode. Changes are timed \
-                from the API server's answer to the first connection that reaches the new endpoint, one of as many as the Service has. More than \
+                by themselves, from the API server's answer to the first connection that reaches the new endpoint, one of as many as the Service has. More than \
                 10,000 endpoints: five rounds at most.",
         rows,
     })
@@ -90,6 +92,7 @@ fn one_round(cluster: &Cluster, side: &str, changes: usize, taken: &mut Taken) -
     thread::sleep(REST);
     let (mut change, mut written) = (Figures::default(), Figures::default());
     for pod in 1..=changes {
+        thread::sleep(CALM);
         let took = cluster.move_probe(&mut connection, running.node, pod)?;
         change.push(took.as_secs_f64() * 1e3);
         written.push(running.seen_to_written()?);

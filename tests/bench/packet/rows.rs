@@ -34,6 +34,8 @@ pub(super) fn report(all: &All) -> Report {
             let name = format!("{what} of a million flows, {traffic}");
             rows.push(Row::below(&name, "ms", figures.of(&format!("{what} {traffic}")), most));
         }
+        let name = format!("one word of each slot read, beside {traffic}");
+        rows.push(Row::plain(&name, "ms", figures.of(&format!("words {traffic}"))));
     }
     Report {
         section: "packet",
@@ -76,6 +78,10 @@ impl Taken<'_> {
         self.of(&format!("L({flows}) {traffic}"))
     }
 
+    fn line(&self, flows: usize, traffic: &str) -> &Figures {
+        self.of(&format!("line({flows}) {traffic}"))
+    }
+
     /// A row's figures with the bare loop in place of the loop that they were taken in.
     fn net(&self, place: &str, what: &str, traffic: &str, flows: usize) -> Figures {
         let empty = self.of(&format!("{place} empty {traffic} {flows}"));
@@ -101,6 +107,11 @@ fn yardsticks(figures: &Taken<'_>, traffic: &str, rows: &mut Vec<Row>) {
     for flows in SIZES {
         plain(&yardstick_row(flows, traffic), figures.look_up(flows, traffic));
     }
+    for flows in SIZES {
+        let name =
+            format!("one of {flows} lines of memory over a table as large as that of the flows, beside {traffic}");
+        plain(&name, figures.line(flows, traffic));
+    }
     for place in ["Xdp", "Tc"] {
         for flows in SIZES {
             let name = format!("empty loop, {traffic}, {flows} flows, {}", shown(place));
@@ -121,6 +132,14 @@ fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<R
             } else {
                 goal * MORE
             };
+            if (place, direction) == ("Xdp", "forward") && flows > 1 {
+                // What one flow costs, with a line of memory among so many in place of one that is always at hand.
+                let [far, near] = [flows, 1].map(|flows| figures.line(flows, traffic));
+                let one = figures.net(place, &format!("{direction} {traffic} 1"), traffic, 1);
+                let least = one.less(near, far);
+                let name = format!("the cost of one flow of {traffic} and of one of {flows} such lines, XDP");
+                rows.push(Row::beside(&name, "ns", &least, &yardstick, look_up));
+            }
             if place == "Tc" {
                 rows.push(Row::plain(&name, "ns", &net));
                 let net = net.less(figures.of(&format!("checksums {traffic}")), figures.bare(traffic));

@@ -4,10 +4,12 @@
 //! the uplink is translated on both sides. `near` has a backend on this node: its packets go on by the stack. Further Services stand
 //! beside them, as many as are asked for, with the same addresses of their own and ten backends each.
 
+use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use lb_common::family::{Family as _, V4, V6};
 use lb_tests::agent::Agent;
 use lb_tests::objects::{Folder, NodeObject, ServiceObject, SliceObject, documents, service, slice};
 use lb_tests::world::World;
@@ -128,6 +130,28 @@ impl Scene {
         let started = Instant::now();
         Sweeper::default().sweep(&self.store, now);
         Ok(started.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Reads the first word of every slot of both families' tables; milliseconds.
+    pub(super) fn words(&self) -> f64 {
+        let started = Instant::now();
+        for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
+            let words = self.store.words(table);
+            let sum = (0..words.len())
+                .step_by(slot_words)
+                .fold(0_u64, |sum, at| sum.wrapping_add(words.load(at)));
+            black_box(sum);
+        }
+        started.elapsed().as_secs_f64() * 1e3
+    }
+
+    /// Decodes every flow of both families' tables, one after the other; milliseconds.
+    pub(super) fn dump(&self) -> f64 {
+        let started = Instant::now();
+        dump(&self.store, 0).for_each(|flow| {
+            black_box(flow);
+        });
+        started.elapsed().as_secs_f64() * 1e3
     }
 
     /// The flows that stand.
