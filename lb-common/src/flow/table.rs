@@ -91,14 +91,12 @@ impl Spot {
     /// Frees the entry if nobody changed it since it was read.
     #[inline(always)]
     pub fn free<F: TableFamily, T: Tables>(&self, tables: &T) -> bool {
-        self.swap::<F, T>(
-            tables,
-            Control {
-                version: self.control.next_version(),
-                state: FREE,
-                last_seen: 0,
-            },
-        )
+        let free = Control {
+            version: self.control.next_version(),
+            state: FREE,
+            last_seen: 0,
+        };
+        self.swap::<F, T>(tables, free)
     }
 }
 
