@@ -83,7 +83,7 @@ pub(crate) fn route<F: TableFamily>(
     let route = kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     if route.kind == RouteKind::Via && route.mtu != 0 {
         // Any will do: what stays is not displaced, so that ways that fit beside each other come to do so.
-        let hop = &mut set[(mixed / SETS ^ now) as usize % WAYS];
+        let hop = &mut set[((mixed / SETS) ^ now) as usize % WAYS];
         hop.devices = 0;
         hop.stamp = stamp;
         hop.to = (route.mtu as u64) << 48 | route.macs.to;
