@@ -141,6 +141,8 @@ fn a_pin_that_is_no_map_is_refused_by_name_and_nothing_changes() {
         "{error}"
     );
     assert_eq!(id(&site, "flows_v4"), before);
+    // The program goes with its last user.
+    fs::remove_file(&path).expect("its pin");
 }
 
 #[test]
