@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use lb_tests::assert::OnFailure;
+use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{ConnectErrorKind, QueuedError, probe_hops, udp_request};
 use lb_tests::world::{World, WorldBuilder};
@@ -179,8 +179,10 @@ fn socket(place: &Netns, like: IpAddr, port: u16) -> UdpSocket {
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    let bound = place.run(|| UdpSocket::bind(at(wildcard, port)));
-    let socket = bound.unwrap_or_else(|error| panic!("a socket on port {port}: {error}"));
+    // The one before may be held for a moment by a child that another test has just begun.
+    let socket = eventually(LIMIT, &format!("a socket on port {port}"), || {
+        place.run(|| UdpSocket::bind(at(wildcard, port)))
+    });
     socket.set_read_timeout(Some(LIMIT)).expect("a time-out");
     socket
 }

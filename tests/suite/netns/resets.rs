@@ -12,9 +12,9 @@ use lb_tests::world::{World, WorldBuilder};
 use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, families};
 
 /// How long a flow lives on after a reset, while none of its packets comes.
-const CLOSED: &str = "3s";
+const CLOSED: &str = "6s";
 /// Longer than that by far.
-const WATCHED: Duration = Duration::from_secs(7);
+const WATCHED: Duration = Duration::from_secs(14);
 
 /// Sends a reset with a sequence number that no window holds.
 #[track_caller]
