@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::Duration;
 
-use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs, tc};
+use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs, tc};
 use aya::{Ebpf, EbpfLoader};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
@@ -73,19 +73,14 @@ impl TinyProgram {
     /// Loads a program; the verifier must accept it.
     #[track_caller]
     pub fn load(instructions: &[Instruction]) -> Self {
-        let mut ebpf = EbpfLoader::new()
+        let ebpf = EbpfLoader::new()
             .btf(None)
             .load(&elf("classifier", instructions))
             .expect("an object that aya can read");
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(NAME)
-            .and_then(|program| program.try_into().ok())
-            .expect("a classifier");
+        let mut ebpf = Some(ebpf);
+        let program: &mut SchedClassifier = program_mut(&mut ebpf);
         program.load().expect("a program that the verifier accepts");
-        Self {
-            ebpf: Some(ebpf),
-            place: None,
-        }
+        Self { ebpf, place: None }
     }
 
     /// A program that sets the packet's mark and returns `verdict`: seen to run by a netfilter rule on the mark.
@@ -110,7 +105,7 @@ impl TinyProgram {
     #[track_caller]
     pub fn attach_tcx(&mut self, place: &impl AsRef<Netns>, interface: &str, direction: TcAttachType) {
         self.place = Some(place.as_ref().clone());
-        let program = self.program_mut();
+        let program: &mut SchedClassifier = program_mut(&mut self.ebpf);
         place
             .as_ref()
             .run(|| program.attach(interface, direction).expect("attach by tcx"));
@@ -127,7 +122,7 @@ impl TinyProgram {
     ) {
         use aya::programs::tc::{NlOptions, TcAttachOptions};
         self.place = Some(place.as_ref().clone());
-        let program = self.program_mut();
+        let program: &mut SchedClassifier = program_mut(&mut self.ebpf);
         let options = TcAttachOptions::Netlink(NlOptions {
             priority,
             ..NlOptions::default()
@@ -140,37 +135,39 @@ impl TinyProgram {
                 .expect("attach to clsact");
         });
     }
-
-    fn program_mut(&mut self) -> &mut SchedClassifier {
-        self.ebpf
-            .as_mut()
-            .and_then(|ebpf| ebpf.program_mut(NAME))
-            .and_then(|program| program.try_into().ok())
-            .expect("a classifier")
-    }
 }
 
 impl Drop for TinyProgram {
     fn drop(&mut self) {
-        let id = self.program().info().map(|info| info.id()).ok();
-        let ebpf = self.ebpf.take();
-        match &self.place {
-            Some(place) => place.run(|| drop(ebpf)),
-            None => drop(ebpf),
-        }
-        await_end(id);
+        let_go(self.ebpf.take(), self.place.as_ref());
     }
 }
 
-/// Waits until a program is gone. A child that another test has just begun holds copies of all open files, links too, until it runs a
-/// program of its own.
+/// The program of a loaded object, as the kind that it is.
 #[track_caller]
-fn await_end(id: Option<u32>) {
+fn program_mut<'a, P>(ebpf: &'a mut Option<Ebpf>) -> &'a mut P
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    ebpf.as_mut()
+        .and_then(|ebpf| ebpf.program_mut(NAME))
+        .and_then(|program| program.try_into().ok())
+        .expect("a program of this kind")
+}
+
+/// Unloads a program, in the namespace that it is attached in, and waits until it is gone. A child that another test has just begun holds
+/// copies of all open files, links too, until it runs a program of its own.
+#[track_caller]
+fn let_go(ebpf: Option<Ebpf>, place: Option<&Netns>) {
+    let program = ebpf.as_ref().and_then(|ebpf| ebpf.program(NAME));
+    let id = program.and_then(|program| program.info().ok()).map(|info| info.id());
+    match place {
+        Some(place) => place.run(|| drop(ebpf)),
+        None => drop(ebpf),
+    }
     if let Some(id) = id.filter(|_| !thread::panicking()) {
         eventually(LET_GO, &format!("program {id} is unloaded"), || {
-            let stands = loaded_programs()
-                .filter_map(Result::ok)
-                .any(|one: ProgramInfo| one.id() == id);
+            let stands = loaded_programs().filter_map(Result::ok).any(|one| one.id() == id);
             if stands { Err("it is still there") } else { Ok(()) }
         });
     }
@@ -191,38 +188,26 @@ impl TinyXdp {
             .btf(None)
             .load(&elf("xdp", &instructions))
             .expect("an object that aya can read");
-        let mut program = Self { ebpf: Some(ebpf) };
-        program
-            .program_mut()
-            .load()
-            .expect("a program that the verifier accepts");
-        program
+        let mut ebpf = Some(ebpf);
+        let program: &mut Xdp = program_mut(&mut ebpf);
+        program.load().expect("a program that the verifier accepts");
+        Self { ebpf }
     }
 
     /// Attaches it for as long as this value lives.
     #[track_caller]
     pub fn attach(&mut self, place: &impl AsRef<Netns>, interface: &str, mode: XdpMode) {
-        let program = self.program_mut();
+        let program: &mut Xdp = program_mut(&mut self.ebpf);
         place
             .as_ref()
             .run(|| program.attach(interface, mode).map(drop))
             .expect("attach to XDP");
     }
-
-    fn program_mut(&mut self) -> &mut Xdp {
-        self.ebpf
-            .as_mut()
-            .and_then(|ebpf| ebpf.program_mut(NAME))
-            .and_then(|program| program.try_into().ok())
-            .expect("an XDP program")
-    }
 }
 
 impl Drop for TinyXdp {
     fn drop(&mut self) {
-        let id = self.program_mut().info().map(|info| info.id()).ok();
-        drop(self.ebpf.take());
-        await_end(id);
+        let_go(self.ebpf.take(), None);
     }
 }
 

@@ -178,13 +178,8 @@ enum Manner {
 /// A server's socket, as soon as its port is free.
 #[track_caller]
 fn bound(netns: &Netns, name: &str, address: SocketAddr, bind: fn(SocketAddr) -> io::Result<Socket>) -> Socket {
-    let tried = eventually(SET_FREE, &format!("{name} is bound to {address}"), || {
-        match netns.run(|| bind(address)) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
-            tried => Ok(tried),
-        }
-    });
-    tried.unwrap_or_else(|error| panic!("{name}: bind {address} in {}: {error}", netns.name()))
+    let what = format!("{name} is bound to {address} in {}", netns.name());
+    eventually(SET_FREE, &what, || netns.run(|| bind(address)))
 }
 
 fn bind_udp(address: SocketAddr) -> io::Result<Socket> {

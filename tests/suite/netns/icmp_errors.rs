@@ -1,8 +1,9 @@
 //! ICMP errors about datagrams through VIPs, as the sender's socket is told them: about the VIP it asked, by whoever said it.
 
-use std::io::{Error, ErrorKind};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
@@ -207,8 +208,11 @@ fn a_backend_that_answers_a_client_which_has_gone_is_told() {
                 server.send(b"answer").expect("a datagram");
                 let answer = client.recv(&mut buffer);
                 assert!(answer.is_ok(), "{who} to {to} at {backend}: no answer: {answer:?}");
+                let port = client.local_addr().expect("a bound socket").port();
                 drop(client);
-                let told = told_at_last(&server);
+                await_free(from, to.ip(), port);
+                server.send(b"late answer").expect("a datagram");
+                let told = server.recv(&mut buffer).expect_err("the client has gone");
                 assert_eq!(
                     told.kind(),
                     ErrorKind::ConnectionRefused,
@@ -219,20 +223,21 @@ fn a_backend_that_answers_a_client_which_has_gone_is_told() {
     }
 }
 
-/// The error that late answers bring within the limit. More than one may be needed: a child that another test has just begun holds
-/// copies of all open files, the client's socket too, until it runs a program of its own.
+/// Waits until no socket is on a UDP port: a child that another test has just begun holds copies of all open files until it runs a program
+/// of its own.
 #[track_caller]
-fn told_at_last(server: &UdpSocket) -> Error {
-    const PAUSE: Duration = Duration::from_millis(50);
-    server.set_read_timeout(Some(PAUSE)).expect("a time-out");
-    let started = Instant::now();
-    loop {
-        let told = server
-            .send(b"late answer")
-            .and_then(|_| server.recv(&mut [0; 64]))
-            .expect_err("the client has gone");
-        if told.kind() != ErrorKind::WouldBlock || started.elapsed() > LIMIT {
-            return told;
+fn await_free(place: &Netns, like: IpAddr, port: u16) {
+    let path = if like.is_ipv4() { "udp" } else { "udp6" };
+    let (path, end) = (format!("/proc/thread-self/net/{path}"), format!(":{port:04X}"));
+    eventually(LIMIT, &format!("port {port} is free"), || {
+        let sockets = place
+            .run(|| fs::read_to_string(&path))
+            .expect("the sockets of a namespace");
+        let mut local = sockets.lines().filter_map(|line| line.split_whitespace().nth(1));
+        if local.any(|address| address.ends_with(&end)) {
+            Err("it is taken")
+        } else {
+            Ok(())
         }
-    }
+    });
 }
