@@ -1,6 +1,8 @@
 //! `ci`: everything that has to hold before a change lands, cheapest first, then all tests, then the demo and Kubernetes' own
 //! tests in a cluster, on the agent that users get.
 //!
+//! What tests and cluster need is installed beside the checks and builds, of which none needs it.
+//!
 //! A failed check does not hide what comes after it: each counts as one failure in the last line, which is that of
 //! `test`. The kernel crate is linted on the host, where it compiles to a stub: Debian ships no clippy for its
 //! compiler.
@@ -16,6 +18,7 @@ use clap::Args;
 use crate::{
     build, build_ebpf, demo, exec,
     phases::Phases,
+    setup::Beside,
     test::{self, Report},
     tidy,
     workspace::Workspace,
@@ -33,6 +36,7 @@ pub(crate) fn run(_options: &Options, workspace: &Workspace, phases: Phases) -> 
         exec::run(exec::cargo(&workspace.root).args(["fmt", "--all", "--check"]))
     });
     check(&mut report, "tidy", || tidy::check(workspace));
+    let setup = Beside::start(true, workspace, &mut report.phases);
     // Before the lints, because the agent's crate does not compile without the object.
     match build_ebpf::build(workspace, &mut report.phases) {
         Err(error) => report.fail("build-ebpf", &format!("{error:#}")),
@@ -94,7 +98,7 @@ pub(crate) fn run(_options: &Options, workspace: &Workspace, phases: Phases) -> 
             "--document-private-items",
         ])
     });
-    test::run_into(&test::Options::default(), workspace, &mut report);
+    test::run_into(&test::Options::default(), workspace, setup, &mut report);
     let demo = demo::prepare(&demo::Options::default(), workspace, &mut report.phases);
     check(&mut report, "demo", || exec::run(&mut demo?));
     cluster(&mut report);

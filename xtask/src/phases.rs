@@ -7,13 +7,28 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// The phases that this command has been through, in order.
-#[derive(Debug, Default)]
+/// The phases that this command has been through, in the order of their ends.
+#[derive(Debug)]
 pub(crate) struct Phases {
+    began: Instant,
     done: Vec<(String, Duration)>,
 }
 
+impl Default for Phases {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            done: Vec::new(),
+        }
+    }
+}
+
 impl Phases {
+    /// Takes in what was done meanwhile elsewhere.
+    pub(crate) fn append(&mut self, mut others: Self) {
+        self.done.append(&mut others.done);
+    }
+
     /// Runs `work` as the phase `name` and records how long it took, also when it fails. The error carries the name.
     pub(crate) fn time<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         eprintln!("==> {name}");
@@ -29,7 +44,7 @@ impl Phases {
         result.with_context(|| name.to_owned())
     }
 
-    /// All phases with their times and the sum, one a line.
+    /// All phases with their times, one a line, and the time since the first one: some run beside others.
     pub(crate) fn table(&self) -> String {
         let width = self
             .done
@@ -39,7 +54,7 @@ impl Phases {
             .unwrap_or(0)
             .max("total".len());
         let mut table = String::new();
-        let total = self.done.iter().map(|(_, took)| *took).sum();
+        let total = self.began.elapsed();
         for (name, took) in self
             .done
             .iter()

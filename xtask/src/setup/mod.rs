@@ -4,6 +4,7 @@
 //! for the tests some of Debian's network tools ([`packages`]), other kernels ([`kernels`]) and a control plane
 //! ([`kubernetes`]). What `cluster` alone needs ([`cluster`]), and the bench's load tools, are installed by those commands. When all
 //! is there this takes well under a second and changes nothing. Two setups at once wait for each other. Whatever cannot be installed is an error that names it.
+//! What is needed only when tests run is installed while they are built ([`Beside`]).
 
 pub(crate) mod cluster;
 pub(crate) mod compiler;
@@ -17,10 +18,11 @@ use std::{
     fs::{self, File},
     path::PathBuf,
     process::ExitCode,
+    thread::{self, JoinHandle},
     time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 
 use self::compiler::Compiler;
@@ -69,6 +71,33 @@ impl Scope {
             Vec::new()
         };
         Ok((kernels, self >= Self::Bench && kubernetes::is_missing(workspace)?))
+    }
+}
+
+/// What only the running of tests needs, being installed by a thread of its own: most of it is built by Go, in one program after the other.
+#[derive(Debug)]
+pub(crate) struct Beside(JoinHandle<(Phases, Result<()>)>);
+
+impl Beside {
+    /// Installs what builds need, then begins with all else that tests need, and, if asked for, the test cluster.
+    pub(crate) fn start(cluster: bool, workspace: &Workspace, phases: &mut Phases) -> Result<Self> {
+        ensure(Scope::Build, workspace, phases)?;
+        let workspace = workspace.clone();
+        Ok(Self(thread::spawn(move || {
+            let mut phases = Phases::default();
+            let mut result = ensure(Scope::Test, &workspace, &mut phases).map(drop);
+            if cluster {
+                result = result.and_then(|()| ensure_cluster(&workspace, &mut phases));
+            }
+            (phases, result)
+        })))
+    }
+
+    /// Waits until all is there.
+    pub(crate) fn finish(self, phases: &mut Phases) -> Result<()> {
+        let (own, result) = self.0.join().map_err(|_| anyhow!("setup has panicked"))?;
+        phases.append(own);
+        result
     }
 }
 

@@ -26,7 +26,7 @@ use self::{binaries::TestBinary, selection::Selection};
 use crate::{
     build, build_ebpf, exec,
     phases::Phases,
-    setup::{self, Scope},
+    setup::{self, Beside},
     workspace::Workspace,
 };
 
@@ -59,14 +59,16 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options, workspace: &Workspace, phases: Phases) -> ExitCode {
     let mut report = Report::new(phases);
-    run_into(options, workspace, &mut report);
+    let setup = Beside::start(false, workspace, &mut report.phases);
+    run_into(options, workspace, setup, &mut report);
     report.finish()
 }
 
 /// Runs the steps and compares the names; whatever goes wrong is a failure in `report`.
-pub(crate) fn run_into(options: &Options, workspace: &Workspace, report: &mut Report) {
-    let result =
-        run_steps(&options.selection, workspace, report).and_then(|()| check_names(options, workspace, report));
+pub(crate) fn run_into(options: &Options, workspace: &Workspace, setup: Result<Beside>, report: &mut Report) {
+    let result = setup
+        .and_then(|setup| run_steps(&options.selection, workspace, setup, report))
+        .and_then(|()| check_names(options, workspace, report));
     if let Err(error) = result {
         report.fail("cargo xtask test", &format!("{error:#}"));
     }
@@ -75,11 +77,11 @@ pub(crate) fn run_into(options: &Options, workspace: &Workspace, report: &mut Re
 /// The steps in order. An error means that a step could not be done: what comes after it is left out.
 ///
 /// The kernel object comes first, because the agent's crate embeds it: with the same object in every step that crate
-/// is compiled once. Its agent is one of the tests' profile; the one that users get has the demo.
-fn run_steps(selection: &Selection, workspace: &Workspace, report: &mut Report) -> Result<()> {
-    setup::ensure(Scope::Test, workspace, &mut report.phases)?;
+/// is compiled once. Its agent is one of the tests' profile; the one that users get has the demo. Nothing runs before `setup` is done.
+fn run_steps(selection: &Selection, workspace: &Workspace, setup: Beside, report: &mut Report) -> Result<()> {
     let object = build_ebpf::build(workspace, &mut report.phases)?;
     let binaries = build_tests(selection, workspace, &object, report)?;
+    setup.finish(&mut report.phases)?;
     let (root, host): (Vec<_>, Vec<_>) = binaries
         .iter()
         .partition(|binary| binary.name.starts_with(ROOT_PACKAGE));
