@@ -3,10 +3,10 @@
 mod server;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::source::SourceHandle;
@@ -125,6 +125,48 @@ async fn a_streaming_list_is_followed_by_its_events() {
         1
     );
     assert_eq!(model.asked(NODES, "fieldSelector=metadata.name%3Dn1"), 1);
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_from_the_last_bookmark() {
+    let mut stage = Stage::new(|model| model.put(SERVICES, service("a", 1)));
+    stage.services(&["a"]).await;
+    let version = {
+        let mut model = stage.server.model();
+        (1..=40).for_each(|number| model.put(SLICES, slice("a-1", &format!("10.0.0.{number}"))));
+        // What came before can be asked for no more, so that the version of the last Service would not do.
+        model.compact();
+        model.ended += 1;
+        model.version
+    };
+    let goes_on = async {
+        while stage
+            .server
+            .model()
+            .asked(SERVICES, &format!("resourceVersion={version}"))
+            == 0
+        {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, goes_on).await.expect("a watch from the bookmark");
+    stage.server.model().put(SERVICES, service("b", 2));
+    stage.services(&["a", "b"]).await;
+    let model = stage.server.model();
+    assert_eq!(model.asked(SERVICES, "sendInitialEvents"), 1, "{:?}", model.requests);
+}
+
+#[tokio::test]
+async fn agents_that_start_together_do_not_ask_together() {
+    let started = Instant::now();
+    let mut stages: Vec<Stage> = (0..16).map(|_| Stage::new(|_| {})).collect();
+    for stage in &mut stages {
+        stage.services(&[]).await;
+    }
+    let first = |stage: &Stage| stage.server.model().first_request.expect("a request") - started;
+    let (soonest, latest) = (stages.iter().map(first).min(), stages.iter().map(first).max());
+    let apart = latest.zip(soonest).map(|(latest, soonest)| latest - soonest);
+    assert!(apart > Some(Duration::from_millis(30)), "{soonest:?} to {latest:?}");
 }
 
 #[tokio::test]

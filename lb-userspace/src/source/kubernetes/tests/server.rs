@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -34,8 +34,12 @@ pub(super) struct Model {
     pub(super) silent: BTreeSet<&'static str>,
     /// How many streaming lists break off before their end.
     pub(super) cut: usize,
+    /// How often all watches were ended, each with a bookmark.
+    pub(super) ended: usize,
     /// Requests so far, without their host.
     pub(super) requests: Vec<String>,
+    /// When the first of them came.
+    pub(super) first_request: Option<Instant>,
 }
 
 impl Model {
@@ -151,6 +155,7 @@ fn serve(stream: TcpStream, model: &Mutex<Model>, stop: &AtomicBool) -> std::io:
     let (refused, silent) = {
         let mut model = model.lock().expect("a model");
         model.requests.push(target.clone());
+        model.first_request.get_or_insert_with(Instant::now);
         (model.refused.get(path).copied(), model.silent.contains(path))
     };
     if silent {
@@ -230,6 +235,7 @@ fn watch(
         .map_or(0, |version| version.parse().unwrap_or(0));
     let streaming = query.contains_key("sendInitialEvents");
     let event = |what: &str, object: &Value| format!("{}\n", json!({ "type": what, "object": object }));
+    let ended = model.lock().expect("a model").ended;
     {
         let mut model = model.lock().expect("a model");
         if streaming && !model.streaming {
@@ -264,6 +270,10 @@ fn watch(
                 write!(stream, "{}", event(what, object))?;
             }
             sent = model.version.max(sent);
+            if model.ended > ended {
+                let end = json!({ "metadata": { "resourceVersion": sent.to_string() } });
+                return write!(stream, "{}", event("BOOKMARK", &end));
+            }
         }
         thread::sleep(Duration::from_millis(5));
     }
