@@ -1,4 +1,4 @@
-//! From kube-proxy's iptables mode to Steerway with running connections: the real kube-proxy, in machines whose kernels have what it needs.
+//! From kube-proxy's iptables mode to Steerway and back with running connections: the real kube-proxy, in machines whose kernels have what it needs.
 //!
 //! Each test runs twice: here it makes the API server, the objects and the machine; there it makes the same world again, whose addresses
 //! the objects name, with kube-proxy and the agent in it. A relay brings both to the API server.
@@ -221,25 +221,49 @@ fn here(form: Form) {
     let after = rules();
     assert!(!after.contains("KUBE-"), "{after}");
     all_go_on("through Steerway", &mut ours);
+
+    // Back: a draining agent goes on with what it knows, and kube-proxy has what is new.
+    agent.terminate();
+    agent.set_arguments(&["--drain"]);
+    agent.restart();
+    agent.wait_ready();
+    let known = flows(&agent);
+    let kube_proxy = KubeProxy::start_in("iptables", &kubeconfig, node);
+    eventually(LIMIT, "kube-proxy forwards again", || {
+        let answer = tcp_request(world.pod("pod1-1"), vip, None, SECOND);
+        answer.map_err(|error| format!("{error}\n{}", kube_proxy.log_end()))
+    });
+    all_go_on("through a draining agent", &mut ours);
+    let mut of_kube_proxy = clients();
+    assert_eq!(flows(&agent), known, "nothing new is taken");
+    drop(ours);
+    agent.terminate();
+    let output = agent.cli(&["cleanup"]);
+    assert!(output.status.success(), "{}", text(&output));
+    all_go_on("through kube-proxy again", &mut of_kube_proxy);
+    drop(kube_proxy);
 }
 
 #[test]
-fn a_node_goes_from_kube_proxys_legacy_iptables_to_steerway_without_losing_a_connection() {
+fn a_node_goes_from_kube_proxys_legacy_iptables_to_steerway_and_back_without_losing_a_connection() {
     if machine::is_here() {
         here(Form::Legacy);
     } else {
-        there("6.1", "a_node_goes_from_kube_proxys_legacy_iptables_to_steerway");
+        there(
+            "6.1",
+            "a_node_goes_from_kube_proxys_legacy_iptables_to_steerway_and_back",
+        );
     }
 }
 
 #[test]
-fn a_node_goes_from_kube_proxys_iptables_over_nftables_to_steerway_without_losing_a_connection() {
+fn a_node_goes_from_kube_proxys_iptables_over_nftables_to_steerway_and_back_without_losing_a_connection() {
     if machine::is_here() {
         here(Form::Nft);
     } else {
         there(
             "6.12",
-            "a_node_goes_from_kube_proxys_iptables_over_nftables_to_steerway",
+            "a_node_goes_from_kube_proxys_iptables_over_nftables_to_steerway_and_back",
         );
     }
 }
