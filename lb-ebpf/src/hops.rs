@@ -3,7 +3,7 @@
 //! In: a question as [`kernel::route`] takes it. Out: its answer, perhaps a second old. An answer is kept
 //! only where it is a way out with an MTU; it is dropped after a second, when another question takes its place, and at once
 //! when user space has seen a change of routes, rules, neighbours, addresses or links (the word of the map `epoch` rises). A packet
-//! that is larger than the MTU that was found asks anew. Slots are per CPU: nothing here contends.
+//! that is larger than the MTU that was found asks anew. Of one question there is one answer. Answers are per CPU: nothing here contends.
 #![expect(
     unsafe_code,
     reason = "a per-CPU map value is reached through the pointer that the kernel hands out"
@@ -23,12 +23,13 @@ use crate::maps::MMAPABLE;
 #[btf_map(name = "epoch")]
 static EPOCH: Array<u64, 1, MMAPABLE> = Array::new();
 
-/// Slots of [`HOPS`], a power of two. An answer stands in one of two: of a thousand ways one in twenty meets two others there.
-const SLOTS: u32 = 1 << 12;
+/// Sets of [`HOPS`], a power of two, and the answers of one: of a thousand ways one in fifty meets more than fit beside it.
+const SETS: u32 = 1 << 10;
+const WAYS: usize = 4;
 
-/// The slots.
+/// The answers.
 #[btf_map(name = "hops")]
-static HOPS: PerCpuArray<Hop, { SLOTS as usize }> = PerCpuArray::new();
+static HOPS: PerCpuArray<[Hop; WAYS], { SETS as usize }> = PerCpuArray::new();
 
 /// A question and its answer; all zero where nothing was asked yet (no way leads out of device 0).
 #[derive(Clone, Copy)]
@@ -59,32 +60,34 @@ pub(crate) fn route<F: TableFamily>(
     hz: u64,
 ) -> Route<F::Addr> {
     // The lower bits of both count; equal addresses do not cancel out.
-    let slot = (hash::bit::<F>(daddr).wrapping_mul(33) ^ hash::bit::<F>(saddr)) & (SLOTS - 1);
-    let (Some(one), Some(other), Some(epoch)) = (HOPS.get_ptr_mut(slot), HOPS.get_ptr_mut(slot ^ 1), EPOCH.get(0))
-    else {
+    let mixed = hash::bit::<F>(daddr).wrapping_mul(33) ^ hash::bit::<F>(saddr);
+    let (Some(set), Some(epoch)) = (HOPS.get_ptr_mut(mixed & (SETS - 1)), EPOCH.get(0)) else {
         return kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     };
     let now = kernel::jiffies();
     let stamp = *epoch << 32 | now as u64;
     // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other within a hook, and a value torn by a program at
     // another hook fails the comparison with the question that is written last.
-    let (one, other) = unsafe { (&mut *one, &mut *other) };
+    let set = unsafe { &mut *set };
     let question = Question {
         src: F::to_words(saddr),
         dst: F::to_words(daddr),
         ifindex,
-        length,
     };
-    let holds = [one.holds(stamp, hz), other.holds(stamp, hz)];
-    if holds[0] && one.answers(&question) {
-        return one.answer::<F>();
-    }
-    if holds[1] && other.answers(&question) {
-        return other.answer::<F>();
+    // An older answer to the same question makes room, else any: what stays is not displaced, so that ways that fit beside each
+    // other come to do so.
+    let mut place = ((mixed / SETS) ^ now) as usize;
+    for (i, hop) in set.iter().enumerate() {
+        if hop.is_about(&question) {
+            if hop.holds(stamp, hz) && hop.fits(length) {
+                return hop.answer::<F>();
+            }
+            place = i;
+        }
     }
     let route = kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     if route.kind == RouteKind::Via && route.mtu != 0 {
-        let hop = if holds[0] && !holds[1] { other } else { one };
+        let hop = &mut set[place % WAYS];
         hop.devices = 0;
         hop.stamp = stamp;
         hop.to = (route.mtu as u64) << 48 | route.macs.to;
@@ -103,7 +106,6 @@ struct Question {
     src: [u64; 2],
     dst: [u64; 2],
     ifindex: u32,
-    length: u16,
 }
 
 impl Hop {
@@ -114,11 +116,16 @@ impl Hop {
         self.devices as u32 != 0 && self.stamp >> 32 == stamp >> 32 && age < hz
     }
 
-    /// Whether that is the answer to this question.
+    /// Whether this question was asked.
     #[inline(always)]
-    fn answers(&self, asked: &Question) -> bool {
-        let fits = asked.length != 0 && asked.length <= (self.to >> 48) as u16;
-        self.dst == asked.dst && self.src == asked.src && self.devices >> 32 == asked.ifindex as u64 && fits
+    fn is_about(&self, asked: &Question) -> bool {
+        self.dst == asked.dst && self.src == asked.src && self.devices >> 32 == asked.ifindex as u64
+    }
+
+    /// Whether a packet of this length fits through.
+    #[inline(always)]
+    fn fits(&self, length: u16) -> bool {
+        length != 0 && length <= (self.to >> 48) as u16
     }
 
     #[inline(always)]

@@ -30,7 +30,7 @@ const fn budget(begins: &'static str, verified: u32, size: u32, stack: [u32; 2])
 }
 
 const BUDGETS: [Budget; 8] = [
-    budget("uplink_xdp", 25_800, 35_500, [352; 2]),
+    budget("uplink_xdp", 29_500, 35_500, [352; 2]),
     budget("note_", 8_200, 26_000, [448, 448]),
     budget("begin_", 31_000, 32_000, [448, 512]),
     budget("enter_", 55_500, 38_500, [512, 512]),
