@@ -27,7 +27,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 0x400;
-/// Most frames; a power of two.
+/// Most frames, and as many keys; a power of two.
 const FRAMES: usize = 1 << 20;
 /// Words of a frame.
 const FRAME_WORDS: usize = 12;
@@ -277,7 +277,7 @@ fn nothing_xdp(_ctx: XdpContext) -> u32 {
 #[classifier]
 fn bare_loop(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let key = key(turn(progress, settings[setting::COUNT]));
+        let key = key(scattered(turn(progress, settings[setting::COUNT])));
         progress[1] += core::hint::black_box(key)[1] & 1;
     }
     NEXT
@@ -300,15 +300,31 @@ fn checksums(ctx: TcContext) -> i32 {
     NEXT
 }
 
-/// One look-up among as many keys as are asked for.
+/// One look-up among as many keys as are asked for, spread over all that were inserted: whose packet comes next does not depend on whose
+/// flow began first.
 #[classifier]
 fn lru_lookup(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let key = key(turn(progress, settings[setting::COUNT]));
-        // SAFETY: the value is only compared with nothing.
-        progress[1] += unsafe { YARDSTICK.get(key) }.is_some() as u64;
+        let number = scattered(turn(progress, settings[setting::COUNT]));
+        look_up(progress, number);
     }
     NEXT
+}
+
+/// As [`lru_lookup`], of the first keys in the order in which they were inserted, in which their entries lie in memory.
+#[classifier]
+fn lru_lookup_in_order(_ctx: TcContext) -> i32 {
+    if let Some((settings, progress)) = state() {
+        let number = turn(progress, settings[setting::COUNT]);
+        look_up(progress, number);
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn look_up(progress: &mut [u64; 2], number: u64) {
+    // SAFETY: the value is only compared with nothing.
+    progress[1] += unsafe { YARDSTICK.get(key(number)) }.is_some() as u64;
 }
 
 /// A word of one line of memory, of as many lines as are asked for, all over a table as large as the flow table: what a look-up of any
@@ -343,6 +359,12 @@ fn lru_delete(_ctx: TcContext) -> i32 {
         progress[1] += YARDSTICK.remove(key).is_ok() as u64;
     }
     NEXT
+}
+
+/// Another number below [`FRAMES`] for each; neighbours are far apart.
+#[inline(always)]
+fn scattered(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b1) % FRAMES as u64
 }
 
 /// The key of a number; neighbours are far apart.

@@ -2,9 +2,11 @@
 //!
 //! In: 64 thousand established TCP flows, seen past their first second; then SYNs, bare ACKs, datagrams or whole handshakes, each of a
 //! client of its own. While they come, other clients open connections: between a new connection's SYN, the answer, and its ACK a thousand
-//! packets of the flood pass. Out: how many of the idle flows are gone at the end, and how many new connections did not come about.
-//! Either is to be none. Once a kind, family and hook: what is counted is no matter of nanoseconds.
+//! packets of the flood pass. A client whose SYN finds no answer sends it again, as any does, here once. Out: how many of the idle flows are
+//! gone at the end, and how many new connections did not come about; either is to be none. And how many SYNs were sent again. Once a
+//! kind, family and hook: what is counted is no matter of nanoseconds.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::thread;
 use std::time::Duration;
@@ -61,6 +63,16 @@ struct Stage<'a> {
     v6: bool,
 }
 
+/// What a flood has done.
+struct Harm {
+    /// Idle flows that are gone.
+    lost: usize,
+    /// New connections that did not come about.
+    failed: usize,
+    /// SYNs of new connections that were sent a second time.
+    again: usize,
+}
+
 /// The rows.
 pub(super) fn run() -> Result<Vec<Row>> {
     let scene = Scene::new(FEW, TABLE)?;
@@ -70,7 +82,7 @@ pub(super) fn run() -> Result<Vec<Row>> {
         let incoming = Incoming::of(&scene, v6)?;
         for place in [Place::Xdp, Place::Tc] {
             for flood in FLOODS {
-                let (lost, failed) = in_scene(&scene, |ifindex| {
+                let harm = in_scene(&scene, |ifindex| {
                     programs.on(ifindex);
                     let mut stage = Stage {
                         scene: &scene,
@@ -81,15 +93,23 @@ pub(super) fn run() -> Result<Vec<Row>> {
                     };
                     stage.suffer(flood)
                 })?;
-                rows.extend(shown(flood, v6, place, lost, failed));
+                rows.extend(shown(flood, v6, place, &harm));
             }
         }
     }
     Ok(rows)
 }
 
-/// Both rows of a flood.
-fn shown(flood: Flood, v6: bool, place: Place, lost: usize, failed: usize) -> [Row; 2] {
+/// Takes off what comes between two packets of a new connection.
+fn between(rest: &mut Range<usize>) -> Range<usize> {
+    let first = rest.start;
+    rest.start = rest.end.min(first + BETWEEN);
+    first..rest.start
+}
+
+/// The rows of a flood.
+fn shown(flood: Flood, v6: bool, place: Place, harm: &Harm) -> [Row; 3] {
+    let Harm { lost, failed, again } = *harm;
     let what = match flood {
         Flood::Packets(name, _) => name,
         Flood::Handshakes => "handshakes",
@@ -100,21 +120,26 @@ fn shown(flood: Flood, v6: bool, place: Place, lost: usize, failed: usize) -> [R
         Place::Xdp => "XDP",
     };
     let what = format!("a million {what}, {family}, {place}");
-    eprintln!("packet: {what}: {lost} idle flows lost, {failed} new connections failed");
-    let row = |name: &str, count: usize| {
+    eprintln!("packet: {what}: {lost} idle flows lost, {failed} new connections failed, {again} SYNs sent again");
+    let figures = |count: usize| {
         let mut figures = Figures::default();
         figures.push(count as f64);
-        Row::below(&format!("{what}: {name}"), "", &figures, 0.0)
+        figures
     };
+    let none = |name: &str, count| Row::below(&format!("{what}: {name}"), "", &figures(count), 0.0);
     [
-        row("idle flows lost of 64,000", lost),
-        row("new connections meanwhile failed of 100", failed),
+        none("idle flows lost of 64,000", lost),
+        none("new connections meanwhile failed of 100", failed),
+        Row::plain(
+            &format!("{what}: SYNs of new connections sent again"),
+            "",
+            &figures(again),
+        ),
     ]
 }
 
 impl Stage<'_> {
-    /// Idle flows that are gone after the flood, and new connections that did not come about meanwhile.
-    fn suffer(&mut self, flood: Flood) -> Result<(usize, usize)> {
+    fn suffer(&mut self, flood: Flood) -> Result<Harm> {
         self.scene.clear();
         let idle = self.forward(0..IDLE);
         let mut opened = 0;
@@ -134,7 +159,7 @@ impl Stage<'_> {
             "of {IDLE} idle flows {opened} were opened and {settled} stand"
         );
         let (slice, new) = (PACKETS / SLICES, NEW / SLICES);
-        let mut came_about = 0;
+        let (mut came_about, mut again) = (0, 0);
         for part in 0..SLICES {
             let first = IDLE + part * slice;
             let last = if part + 1 == SLICES {
@@ -142,21 +167,32 @@ impl Stage<'_> {
             } else {
                 first + slice
             };
+            let mut rest = first..last;
             let opened = IDLE + PACKETS + part * new;
             let clients = opened..opened + new;
             let ends = self.forward(clients.clone());
             self.legitimate(Kind::Tcp("S"), &ends)?;
-            self.flood(flood, first..first + BETWEEN)?;
+            self.flood(flood, between(&mut rest))?;
+            let silent = self.silent(clients.clone());
+            if !silent.is_empty() {
+                again += silent.len();
+                self.legitimate(Kind::Tcp("S"), &silent)?;
+                self.flood(flood, between(&mut rest))?;
+            }
             let back = self.answers(clients);
             let answered = self.legitimate(Kind::Tcp("SA"), &back)?;
-            self.flood(flood, first + BETWEEN..first + 2 * BETWEEN)?;
+            self.flood(flood, between(&mut rest))?;
             // One that was not answered does not go on.
             came_about += self.legitimate(Kind::Tcp("A"), &ends)?.min(answered);
-            self.flood(flood, first + 2 * BETWEEN..last)?;
+            self.flood(flood, rest)?;
         }
         let flows = self.scene.flows();
         let alive = flows.iter().filter(|flow| number(flow.client) < IDLE).count();
-        Ok((IDLE - alive, NEW - came_about))
+        Ok(Harm {
+            lost: IDLE - alive,
+            failed: NEW - came_about,
+            again,
+        })
     }
 
     /// A part of the flood, of these clients.
@@ -189,6 +225,14 @@ impl Stage<'_> {
         let flows = self.scene.flows();
         let opened = flows.iter().filter(|flow| numbers.contains(&number(flow.client)));
         opened.map(|flow| (flow.backend, flow.source)).collect()
+    }
+
+    /// The ends of the packets of those whose SYN is not known (any more), so that nothing answers it.
+    fn silent(&self, numbers: Range<usize>) -> Ends {
+        let flows = self.scene.flows();
+        let known: BTreeSet<usize> = flows.iter().map(|flow| number(flow.client)).collect();
+        let unknown = numbers.filter(|number| !known.contains(number));
+        unknown.flat_map(|number| self.forward(number..number + 1)).collect()
     }
 
     /// Sends those answers. How many came out.

@@ -40,7 +40,8 @@ pub(super) fn report(all: &All) -> Report {
     Report {
         section: "packet",
         about: "Nanoseconds per packet inside the kernel, the programs alone: the loop around them, shown as empty loop, is taken off, and the \
-                bare loop is part of both sides of a ratio. Yardsticks are those taken beside the same kind of traffic. Dump and sweep read tables \
+                bare loop is part of both sides of a ratio. Yardsticks are those taken beside the same kind of traffic; L(n) \
+                looks up n keys that are spread over a million, in an order that is not that of their insertion. Dump and sweep read tables \
                 that are made for two million flows of each family. Established packets let go early show where the time goes: parsing alone is \
                 what a packet costs that is no Service's. Programs are counted on the running kernel.",
         rows,
@@ -106,6 +107,10 @@ fn yardsticks(figures: &Taken<'_>, traffic: &str, rows: &mut Vec<Row>) {
     );
     for flows in SIZES {
         plain(&yardstick_row(flows, traffic), figures.look_up(flows, traffic));
+    }
+    for flows in SIZES {
+        let name = format!("one look-up among {flows} keys in the order of their insertion, beside {traffic}");
+        plain(&name, figures.of(&format!("in order({flows}) {traffic}")));
     }
     for flows in SIZES {
         let name =
