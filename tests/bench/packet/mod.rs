@@ -46,6 +46,9 @@ const LENGTH: usize = 96;
 /// Services beside the one that is measured, where their number is not what is asked.
 const FEW: u16 = 9;
 
+/// Threads that read the tables at once, to see what sweep and dump cannot go below.
+const READERS: [usize; 2] = [1, 2];
+
 /// Hooks that see what is no Service's.
 const HOOKS: [&str; 5] = ["uplink_xdp", "uplink_in", "uplink_out", "pod_in", "pod_out"];
 
@@ -90,11 +93,16 @@ fn in_scene<T: Send>(scene: &Scene, work: impl FnOnce(u32) -> Result<T> + Send) 
     let node = scene.world.node(1);
     let ifindex = node.ns.ifindex(&node.uplink).context("the node's uplink")?;
     node.ns.run(|| {
-        let mut one = CpuSet::new();
-        one.set(0)?;
-        sched_setaffinity(Pid::from_raw(0), &one)?;
+        pin(0)?;
         work(ifindex)
     })
+}
+
+/// Keeps the calling thread on one processor.
+fn pin(processor: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(processor)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
 }
 
 /// What is sent.
@@ -237,7 +245,9 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         }
     }
     all.note(format!("sweep {name}"), scene.sweep()?);
-    all.note(format!("words {name}"), scene.words());
+    for threads in READERS {
+        all.note(format!("words {name} {threads}"), scene.words(threads)?);
+    }
     for (place, target) in incoming.both() {
         let cost = refused(programs, target, traffic)?;
         all.note(format!("{place:?} refused {name}"), cost);

@@ -1,7 +1,7 @@
 //! The rows of `packet`: figures without the loop around them, each with its yardstick and goal.
 
 use super::services::{self, HOT, family};
-use super::{All, HOOKS, MOST_FLOWS, SIZES, steps};
+use super::{All, HOOKS, MOST_FLOWS, READERS, SIZES, steps};
 use crate::figures::Figures;
 use crate::report::{Bound, Report, Row};
 
@@ -34,8 +34,14 @@ pub(super) fn report(all: &All) -> Report {
             let name = format!("{what} of a million flows, {traffic}");
             rows.push(Row::below(&name, "ms", figures.of(&format!("{what} {traffic}")), most));
         }
-        let name = format!("one word of each slot read, beside {traffic}");
-        rows.push(Row::plain(&name, "ms", figures.of(&format!("words {traffic}"))));
+        for threads in READERS {
+            let name = format!("one word of each slot read, by {threads} threads, beside {traffic}");
+            rows.push(Row::plain(
+                &name,
+                "ms",
+                figures.of(&format!("words {traffic} {threads}")),
+            ));
+        }
     }
     Report {
         section: "packet",

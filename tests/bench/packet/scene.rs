@@ -6,9 +6,10 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use lb_common::family::{Family as _, V4, V6};
 use lb_tests::agent::Agent;
 use lb_tests::objects::{Folder, NodeObject, ServiceObject, SliceObject, documents, service, slice};
@@ -17,6 +18,7 @@ use steerway::datapath::clock::Clock;
 use steerway::flows::{Flow, Sweeper, dump};
 use steerway::maps::{BpfStore, MapStore as _, Table};
 
+use super::pin;
 use crate::programs::End;
 
 /// The Service's port.
@@ -132,17 +134,27 @@ impl Scene {
         Ok(started.elapsed().as_secs_f64() * 1e3)
     }
 
-    /// Reads the first word of every slot of both families' tables; milliseconds.
-    pub(super) fn words(&self) -> f64 {
+    /// Reads the first word of every slot of both families' tables, by threads on processors of their own; milliseconds.
+    pub(super) fn words(&self, threads: usize) -> Result<f64> {
+        let part = |number: usize| {
+            pin(number)?;
+            for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
+                let words = self.store.words(table);
+                let slots = words.len() / slot_words;
+                let own = slots * number / threads..slots * (number + 1) / threads;
+                black_box(own.fold(0_u64, |sum, slot| sum.wrapping_add(words.load(slot * slot_words))));
+            }
+            Ok(())
+        };
         let started = Instant::now();
-        for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
-            let words = self.store.words(table);
-            let sum = (0..words.len())
-                .step_by(slot_words)
-                .fold(0_u64, |sum, at| sum.wrapping_add(words.load(at)));
-            black_box(sum);
-        }
-        started.elapsed().as_secs_f64() * 1e3
+        thread::scope(|scope| {
+            let parts: Vec<_> = (0..threads).map(|number| scope.spawn(move || part(number))).collect();
+            let joined = parts
+                .into_iter()
+                .map(|part| part.join().map_err(|_| anyhow!("a reader has panicked"))?);
+            joined.collect::<Result<()>>()
+        })?;
+        Ok(started.elapsed().as_secs_f64() * 1e3)
     }
 
     /// Decodes every flow of both families' tables, one after the other; milliseconds.
