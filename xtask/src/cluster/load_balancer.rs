@@ -1,11 +1,12 @@
 //! A stand-in for a cloud's load balancers, for the end-to-end tests that want one: it works as MetalLB does by BGP.
 //!
 //! Each Service of type LoadBalancer gets an address outside of every node, and the LAN's router a route to it by every node that
-//! may have its packets: all, or with `externalTrafficPolicy: Local` those whose health check node port says yes. All work on packets is
-//! the nodes' Service proxy's. One turn reads all Services and makes it so; what went wrong is tried again in the next.
+//! may have its packets: all, or with `externalTrafficPolicy: Local` those whose health check node port says yes. A node that does not
+//! answer in time is asked again before it loses its place, as anywhere. All work on packets is the nodes' Service proxy's. One turn reads all
+//! Services and makes it so; what went wrong with one of them is tried again in the next, and keeps no other from its turn.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::Command,
@@ -28,6 +29,8 @@ const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
 const TURN: Duration = Duration::from_millis(500);
 /// The longest that a node may take to answer a probe.
 const PROBE: Duration = Duration::from_secs(1);
+/// How often in a row a node may fail to answer and keep its place.
+const SILENCES: u32 = 3;
 
 /// Starts the stand-in unless it runs.
 pub(super) fn start(folders: &Folders) -> Result<()> {
@@ -46,6 +49,7 @@ pub(super) fn run(folders: &Folders) -> Result<()> {
     let mut balancer = Balancer {
         folders,
         routes: BTreeMap::new(),
+        silences: BTreeMap::new(),
     };
     loop {
         if let Err(error) = balancer.turn() {
@@ -59,6 +63,8 @@ struct Balancer<'a> {
     folders: &'a Folders,
     /// Next hops by address.
     routes: BTreeMap<String, Vec<String>>,
+    /// How often in a row a node has not answered, by address and node.
+    silences: BTreeMap<(String, String), u32>,
 }
 
 impl Balancer<'_> {
@@ -66,24 +72,44 @@ impl Balancer<'_> {
         let text = exec::output(kubectl(self.folders).args(["get", "--raw=/api/v1/services"]))?;
         let list: Value = serde_json::from_str(&text)?;
         let services: Vec<&Value> = list["items"].as_array().into_iter().flatten().collect();
-        let mut wanted = BTreeMap::new();
+        let mut live = BTreeSet::new();
         for service in &services {
-            if is_mine(service) {
-                let address = self.claim(service, &services)?;
-                wanted.insert(address.clone(), self.next_hops(service, &address));
-            } else if has_finalizer(service) {
-                self.release(service)?;
+            if let Err(error) = self.serve(service, &services, &mut live) {
+                eprintln!("{}: again: {error:#}", service["metadata"]["name"]);
             }
         }
-        for (address, hops) in &wanted {
-            if self.routes.get(address) != Some(hops) {
-                self.route(address, hops)?;
-            }
+        let gone: Vec<String> = self
+            .routes
+            .keys()
+            .filter(|address| !live.contains(*address))
+            .cloned()
+            .collect();
+        for address in gone {
+            exec::output(Command::new("ip").args([family(&address), "route", "del", &address]))?;
+            self.routes.remove(&address);
+            self.silences.retain(|(of, _), _| *of != address);
         }
-        for address in self.routes.keys().filter(|address| !wanted.contains_key(*address)) {
-            exec::output(Command::new("ip").args([family(address), "route", "del", address]))?;
+        Ok(())
+    }
+
+    /// What one Service wants, or what is left of one that wants nothing any more.
+    fn serve(&mut self, service: &Value, all: &[&Value], live: &mut BTreeSet<String>) -> Result<()> {
+        if !is_mine(service) {
+            return if has_finalizer(service) {
+                self.release(service)
+            } else {
+                Ok(())
+            };
         }
-        self.routes = wanted;
+        // Whatever else goes wrong, its route stays.
+        live.extend(address(service).map(str::to_owned));
+        let address = self.claim(service, all)?;
+        live.insert(address.clone());
+        let hops = self.next_hops(service, &address);
+        if self.routes.get(&address) != Some(&hops) {
+            self.route(&address, &hops)?;
+            self.routes.insert(address, hops);
+        }
         Ok(())
     }
 
@@ -151,7 +177,7 @@ impl Balancer<'_> {
     }
 
     /// The nodes that may have the Service's packets.
-    fn next_hops(&self, service: &Value, address: &str) -> Vec<String> {
+    fn next_hops(&mut self, service: &Value, address: &str) -> Vec<String> {
         let nodes = self.folders.workers().into_iter().map(|worker| {
             let [v4, v6] = lan(worker.last());
             if address.contains(':') { v6 } else { v4 }
@@ -159,7 +185,11 @@ impl Balancer<'_> {
         let spec = &service["spec"];
         let mut hops: Vec<String> = if spec["externalTrafficPolicy"] == "Local" {
             let port = spec["healthCheckNodePort"].as_u64().unwrap_or_default() as u16;
-            nodes.filter(|node| answers_yes(node, port)).collect()
+            let nodes: Vec<String> = nodes.collect();
+            nodes
+                .into_iter()
+                .filter(|node| self.may_have(address, node, port))
+                .collect()
         } else {
             nodes.collect()
         };
@@ -168,6 +198,21 @@ impl Balancer<'_> {
             hops.truncate(1);
         }
         hops
+    }
+
+    /// Whether a node may have an address's packets by what it answers; by what it answered before, if it is silent for a while.
+    fn may_have(&mut self, address: &str, node: &str, port: u16) -> bool {
+        let silences = self.silences.entry((address.to_owned(), node.to_owned())).or_default();
+        if let Some(answer) = answer(node, port) {
+            *silences = 0;
+            return answer;
+        }
+        *silences += 1;
+        let has = self
+            .routes
+            .get(address)
+            .is_some_and(|hops| hops.iter().any(|hop| hop == node));
+        has && *silences <= SILENCES
     }
 
     fn route(&self, address: &str, hops: &[String]) -> Result<()> {
@@ -214,8 +259,8 @@ fn address(service: &Value) -> Option<&str> {
         .and_then(Value::as_str)
 }
 
-/// Whether a node says that it has endpoints.
-fn answers_yes(node: &str, port: u16) -> bool {
+/// Whether a node says that it has endpoints; `None` where it says nothing in time.
+fn answer(node: &str, port: u16) -> Option<bool> {
     let ask = || -> Result<String> {
         let address = SocketAddr::new(node.parse()?, port);
         let mut stream = TcpStream::connect_timeout(&address, PROBE)?;
@@ -228,11 +273,13 @@ fn answers_yes(node: &str, port: u16) -> bool {
         stream.read_to_string(&mut text)?;
         Ok(text)
     };
-    ask().is_ok_and(|text| text.split(' ').nth(1) == Some("200"))
+    ask().ok().map(|text| text.split(' ').nth(1) == Some("200"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -247,5 +294,34 @@ mod tests {
             &json!({ "metadata": { "deletionTimestamp": "now" }, "spec": { "type": "LoadBalancer" } })
         ));
         assert!(!is_mine(&json!({ "metadata": {}, "spec": { "type": "NodePort" } })));
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_keeps_its_place_for_a_while_and_one_that_says_no_does_not() {
+        let workspace = crate::workspace::Workspace::locate().unwrap();
+        let folders = Folders::new(&workspace).unwrap();
+        let node = "127.0.0.1".to_owned();
+        let mut balancer = Balancer {
+            folders: &folders,
+            routes: BTreeMap::from([("a".to_owned(), vec![node.clone()])]),
+            silences: BTreeMap::new(),
+        };
+        let listener = TcpListener::bind((node.as_str(), 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answers = thread::spawn(move || {
+            for status in ["200 OK", "503 No"] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 512];
+                let _ = stream.read(&mut request).unwrap();
+                write!(stream, "HTTP/1.1 {status}\r\n\r\n").unwrap();
+            }
+        });
+        assert!(balancer.may_have("b", &node, port), "says yes");
+        assert!(!balancer.may_have("a", &node, port), "says no");
+        answers.join().unwrap();
+        // Nobody listens any more.
+        let now = |balancer: &mut Balancer<'_>, address| balancer.may_have(address, &node, port);
+        assert!((0..SILENCES).all(|_| now(&mut balancer, "a")) && !now(&mut balancer, "a"));
+        assert!(!now(&mut balancer, "b"), "it had no place");
     }
 }
