@@ -165,7 +165,9 @@ async fn agents_that_start_together_do_not_ask_together() {
     }
     let first = |stage: &Stage| stage.server.model().first_request.expect("a request") - started;
     let (soonest, latest) = (stages.iter().map(first).min(), stages.iter().map(first).max());
-    let apart = latest.zip(soonest).map(|(latest, soonest)| latest.saturating_sub(soonest));
+    let apart = latest
+        .zip(soonest)
+        .map(|(latest, soonest)| latest.saturating_sub(soonest));
     assert!(apart > Some(Duration::from_millis(30)), "{soonest:?} to {latest:?}");
 }
 
