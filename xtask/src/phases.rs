@@ -44,7 +44,7 @@ impl Phases {
         result.with_context(|| name.to_owned())
     }
 
-    /// All phases with their times, one a line, and the time since the first one: some run beside others.
+    /// All phases with their times, one a line, and the time since they began: some run beside others.
     pub(crate) fn table(&self) -> String {
         let width = self
             .done

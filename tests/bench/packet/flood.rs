@@ -173,13 +173,14 @@ impl Stage<'_> {
             let ends = self.forward(clients.clone());
             self.legitimate(Kind::Tcp("S"), &ends)?;
             self.flood(flood, between(&mut rest))?;
-            let silent = self.silent(clients.clone());
-            if !silent.is_empty() {
+            let mut back = self.answers(clients.clone());
+            if back.len() < clients.len() {
+                let silent = self.silent(clients.clone());
                 again += silent.len();
                 self.legitimate(Kind::Tcp("S"), &silent)?;
                 self.flood(flood, between(&mut rest))?;
+                back = self.answers(clients);
             }
-            let back = self.answers(clients);
             let answered = self.legitimate(Kind::Tcp("SA"), &back)?;
             self.flood(flood, between(&mut rest))?;
             // One that was not answered does not go on.

@@ -142,6 +142,15 @@ fn there(version: &str, name: &str) {
     all_pass(version, &machine, &[name]);
 }
 
+/// A pod's request to a VIP is answered.
+#[track_caller]
+fn forwarded(what: &str, world: &World, vip: SocketAddr, kube_proxy: &KubeProxy) {
+    eventually(LIMIT, what, || {
+        let answer = tcp_request(world.pod("pod1-1"), vip, None, SECOND);
+        answer.map_err(|error| format!("{error}\n{}", kube_proxy.log_end()))
+    });
+}
+
 /// All connections answer for a while.
 #[track_caller]
 fn all_go_on(what: &str, held: &mut [HeldConnections]) {
@@ -175,10 +184,7 @@ fn here(form: Form) {
     };
 
     let kube_proxy = KubeProxy::start_in("iptables", &kubeconfig, node);
-    eventually(LIMIT, "kube-proxy forwards", || {
-        let answer = tcp_request(world.pod("pod1-1"), vip, None, SECOND);
-        answer.map_err(|error| format!("{error}\n{}", kube_proxy.log_end()))
-    });
+    forwarded("kube-proxy forwards", &world, vip, &kube_proxy);
     let clients = || {
         vec![
             HeldConnections::start(world.pod("pod1-1"), vip, COUNT),
@@ -229,10 +235,7 @@ fn here(form: Form) {
     agent.wait_ready();
     let known = flows(&agent);
     let kube_proxy = KubeProxy::start_in("iptables", &kubeconfig, node);
-    eventually(LIMIT, "kube-proxy forwards again", || {
-        let answer = tcp_request(world.pod("pod1-1"), vip, None, SECOND);
-        answer.map_err(|error| format!("{error}\n{}", kube_proxy.log_end()))
-    });
+    forwarded("kube-proxy forwards again", &world, vip, &kube_proxy);
     all_go_on("through a draining agent", &mut ours);
     let mut of_kube_proxy = clients();
     assert_eq!(flows(&agent), known, "nothing new is taken");

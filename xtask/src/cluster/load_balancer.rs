@@ -182,17 +182,12 @@ impl Balancer<'_> {
             let [v4, v6] = lan(worker.last());
             if address.contains(':') { v6 } else { v4 }
         });
+        let mut hops: Vec<String> = nodes.collect();
         let spec = &service["spec"];
-        let mut hops: Vec<String> = if spec["externalTrafficPolicy"] == "Local" {
+        if spec["externalTrafficPolicy"] == "Local" {
             let port = spec["healthCheckNodePort"].as_u64().unwrap_or_default() as u16;
-            let nodes: Vec<String> = nodes.collect();
-            nodes
-                .into_iter()
-                .filter(|node| self.may_have(address, node, port))
-                .collect()
-        } else {
-            nodes.collect()
-        };
+            hops.retain(|node| self.may_have(address, node, port));
+        }
         if spec["sessionAffinity"] == "ClientIP" {
             // A node remembers its clients, and no other node does.
             hops.truncate(1);
