@@ -5,9 +5,10 @@
 
 use crate::family::{Family, Side, V4, V6};
 use crate::flow::contend::{self, Half};
+use crate::flow::search;
 use crate::flow::slot::Seen;
 use crate::flow::state::Control;
-use crate::flow::table::{self, Found, Spot};
+use crate::flow::table::{self, Spot};
 use crate::flow::{Entry, Key};
 use crate::layout::{AffinityKey, AffinityValue, Device, FragmentKey};
 use crate::verdict::Reason;
@@ -42,6 +43,9 @@ pub trait Packet {
     /// The hook comes before the kernel's own processing, and a later hook of the same device sees whatever passes: what is
     /// not plain, or not sure, is left to that one, untouched.
     const EARLY: bool = false;
+    /// Makes the first `length` bytes reachable, as far as the packet has them: at tc those behind the headers stand in pages apart.
+    /// All that is read and written below is reachable or `None`. Dear where bytes have to be moved.
+    fn reach(&mut self, _length: usize) {}
     /// `N` words of four bytes from `offset`.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
     /// Two bytes at `offset`.
@@ -51,9 +55,9 @@ pub trait Packet {
     fn set_words<const N: usize>(&mut self, offset: usize, words: [u32; N]) -> Option<()>;
     /// Overwrites two bytes, as [`Packet::set_words`].
     fn set_half(&mut self, offset: usize, half: u16) -> Option<()>;
-    /// Applies deltas to the TCP or UDP checksum at `offset`: `address` is the change of the pseudo header, `ports` that of
-    /// the segment. A checksum that is still to be computed by the device holds the pseudo header alone.
-    fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()>;
+    /// Applies changes ([`crate::checksum::change`]) to the TCP or UDP checksum at `offset`: `address` is that of the pseudo header,
+    /// `ports` that of the segment. A checksum that is still to be computed by the device holds the pseudo header alone.
+    fn l4_change(&mut self, offset: usize, address: u64, ports: u64, udp: bool, v6: bool) -> Option<()>;
     /// Ones' complement sum (RFC 1071) of `length` bytes at `offset`, not folded; `length` is a multiple of four up to
     /// [`SUM_BYTES`].
     fn sum(&self, offset: usize, length: usize) -> Option<u64>;
@@ -146,20 +150,32 @@ pub trait Tables: Sized {
     fn flows<F: TableFamily>(&self) -> Self::Flows<F>;
     /// The frontend table.
     fn frontends<F: TableFamily>(&self) -> Self::Frontends<F>;
-    /// [`table::scan_set`]; an implementation may put a function call round it.
+    /// [`search::scan_set`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> Found {
-        table::scan_set(self, index, hash, key, into)
+    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {
+        search::scan_set(self, index, hash, key, into)
     }
-    /// [`table::seek`]; an implementation may put a function call round it.
+    /// [`table::recount`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn recount<F: TableFamily>(&self, home: u32, more: bool) -> bool {
+        table::recount::<F, Self>(self, home, more)
+    }
+    /// [`search::seek`]; an implementation may put a function call round it.
     #[inline(always)]
     fn seek<F: TableFamily>(&self, key: &Key<F>, src: &Side<F>, dst: &Side<F>, into: &mut Spot) -> Seen {
-        table::seek(self, key, src, dst, into)
+        search::seek(self, key, src, dst, into)
     }
     /// [`table::insert`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16, into: &mut Spot) -> bool {
-        table::insert(self, entry, spare, state, into)
+    fn insert<F: TableFamily>(
+        &self,
+        entry: &Entry<F>,
+        spare: &mut Entry<F>,
+        state: u16,
+        into: &mut Spot,
+        twin: &mut Spot,
+    ) -> bool {
+        table::insert(self, entry, spare, state, into, twin)
     }
     /// [`contend::choose`]; an implementation may put a function call round it.
     #[inline(always)]

@@ -23,6 +23,24 @@ pub const fn delta(old: u64, new: u64) -> u32 {
     fold32(new + !fold32(old) as u64)
 }
 
+/// No change: what [`change`] gives for equal sums. A multiple of 0xffff above the sum of two IPv6 addresses.
+pub const UNCHANGED: u64 = 0xffff << 20;
+
+/// As [`delta`], not folded: 0 < change < 2^37 where the sums are those of two addresses or two ports. Changes may be added.
+#[inline(always)]
+pub const fn change(old: u64, new: u64) -> u64 {
+    UNCHANGED + new - old
+}
+
+/// Applies changes, in all below 2^38, to a checksum field (RFC 1624 equation 3).
+#[inline(always)]
+pub const fn apply_change(field: u16, change: u64) -> u16 {
+    let s = !field as u64 + change;
+    let s = (s & 0xffff) + (s >> 16);
+    let s = (s & 0xffff) + (s >> 16);
+    !((s & 0xffff) + (s >> 16)) as u16
+}
+
 /// Applies a delta to a checksum field (RFC 1624 equation 3: HC' = ~(~HC + ~m + m')).
 #[inline(always)]
 pub const fn apply(field: u16, delta: u32) -> u16 {
@@ -78,6 +96,8 @@ mod tests {
             let old = u32::from_ne_bytes(data[at..at + 4].try_into().unwrap());
             data[at..at + 4].copy_from_slice(&new.to_ne_bytes());
             prop_assert_eq!(apply(before, delta(old as u64, new as u64)), full(&data));
+            prop_assert_eq!(apply_change(before, change(old as u64, new as u64)), full(&data));
+            prop_assert_eq!(apply_change(full(&data), change(new as u64, old as u64) + UNCHANGED), before);
         }
     }
 }

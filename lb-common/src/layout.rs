@@ -25,7 +25,7 @@
 use crate::family::Family;
 
 /// Version of everything in this file; pins of another version are not reused.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Slots of a set in the frontend and flow tables.
 pub const SET_SLOTS: usize = 4;
@@ -432,6 +432,10 @@ pub mod config {
     pub const UDP_REPLIED: usize = 14;
     /// Answers (RST, ICMP) a second on each CPU.
     pub const ANSWER_RATE: usize = 15;
+    /// How old the note of a settled TCP flow's packet may be; other TCP flows' a second.
+    pub const TCP_GRAIN: usize = 16;
+    /// As [`TCP_GRAIN`], of a UDP flow with replies.
+    pub const UDP_GRAIN: usize = 17;
 
     /// Leave TCP segments without a flow to the stack (netfilter may own them).
     pub const FLAG_TAKEOVER: u64 = 1;

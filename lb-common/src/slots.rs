@@ -5,9 +5,15 @@ use crate::layout::SET_SLOTS;
 /// The two candidate sets of `hash` in a table of `mask` + 1 sets; they differ unless the table has one set.
 #[inline(always)]
 pub const fn candidates(hash: u64, mask: u32) -> [u32; 2] {
-    let a = hash as u32 & mask;
+    let a = home(hash, mask);
     let b = (hash >> 32) as u32 & mask;
     [a, if a == b { b ^ (1 & mask) } else { b }]
+}
+
+/// The first of the two: where a key stands unless that set was full.
+#[inline(always)]
+pub const fn home(hash: u64, mask: u32) -> u32 {
+    hash as u32 & mask
 }
 
 /// The slot at step `i` (< 4) of the probe order of `hash`.

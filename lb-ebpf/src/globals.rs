@@ -7,6 +7,7 @@
 
 use lb_common::family::{Side, V4, V6};
 use lb_common::flow::contend::{self, Half};
+use lb_common::flow::search;
 use lb_common::flow::slot::Seen;
 use lb_common::flow::state::Control;
 use lb_common::flow::table::{self, Spot};
@@ -17,7 +18,7 @@ use crate::maps::KernelTables;
 /// For looking for a key in one set.
 macro_rules! scan_set {
     ($name:ident, $family:ty) => {
-        #[doc = "`table::scan_set` as a global function of the object."]
+        #[doc = "`search::scan_set` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
         pub(crate) extern "C" fn $name(index: u32, hash: u64, key: *const Key<$family>, into: *mut Spot) -> u32 {
@@ -25,7 +26,7 @@ macro_rules! scan_set {
             let (Some(key), Some(into)) = (unsafe { key.as_ref() }, unsafe { into.as_mut() }) else {
                 return 0;
             };
-            table::scan_set(&KernelTables::ANYWHERE, index, hash, key, into) as u32
+            search::scan_set(&KernelTables::ANYWHERE, index, hash, key, into)
         }
     };
 }
@@ -33,10 +34,25 @@ macro_rules! scan_set {
 scan_set!(scan_set_v4, V4);
 scan_set!(scan_set_v6, V6);
 
+/// For counting spilled entries.
+macro_rules! recount {
+    ($name:ident, $family:ty) => {
+        #[doc = "`table::recount` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(home: u32, more: u32) -> u32 {
+            table::recount::<$family, _>(&KernelTables::ANYWHERE, home, more != 0) as u32
+        }
+    };
+}
+
+recount!(recount_v4, V4);
+recount!(recount_v6, V6);
+
 /// For looking for a key with its rewrite.
 macro_rules! seek {
     ($name:ident, $family:ty) => {
-        #[doc = "`table::seek` as a global function of the object."]
+        #[doc = "`search::seek` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
         pub(crate) extern "C" fn $name(
@@ -50,7 +66,7 @@ macro_rules! seek {
             let (Some(key), Some(src), Some(dst), Some(into)) = (key, src, dst, into) else {
                 return Seen::Changing as u32;
             };
-            table::seek(&KernelTables::ANYWHERE, key, src, dst, into) as u32
+            search::seek(&KernelTables::ANYWHERE, key, src, dst, into) as u32
         }
     };
 }
@@ -69,13 +85,16 @@ macro_rules! insert {
             spare: *mut Entry<$family>,
             state: u32,
             into: *mut Spot,
+            twin: *mut Spot,
         ) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (entry, spare, into) = unsafe { (entry.as_ref(), spare.as_mut(), into.as_mut()) };
-            let (Some(entry), Some(spare), Some(into)) = (entry, spare, into) else {
+            let (entry, spare) = unsafe { (entry.as_ref(), spare.as_mut()) };
+            // SAFETY: as above.
+            let (into, twin) = unsafe { (into.as_mut(), twin.as_mut()) };
+            let (Some(entry), Some(spare), Some(into), Some(twin)) = (entry, spare, into, twin) else {
                 return 0;
             };
-            table::insert(&KernelTables::ANYWHERE, entry, spare, state as u16, into) as u32
+            table::insert(&KernelTables::ANYWHERE, entry, spare, state as u16, into, twin) as u32
         }
     };
 }

@@ -4,6 +4,7 @@
 //! only where it is a way out with an MTU; it is dropped after a second, when another question takes its place, and at once
 //! when user space has seen a change of routes, rules, neighbours, addresses or links (the word of the map `epoch` rises). A packet
 //! that is larger than the MTU that was found asks anew. Of one question there is one answer. Answers are per CPU: nothing here contends.
+//! For XDP (`early`), a fresh answer is given without MAC addresses where the neighbour wants a packet of tc's.
 #![expect(
     unsafe_code,
     reason = "a per-CPU map value is reached through the pointer that the kernel hands out"
@@ -25,6 +26,8 @@ static EPOCH: Array<u64, 1, MMAPABLE> = Array::new();
 
 /// Sets of [`HOPS`], a power of two, and the answers of one: of a thousand ways one in fifty meets more than fit beside it.
 const SETS: u32 = 1 << 10;
+/// The bits of a hash that are left of it for a set's index.
+const SETS_SHIFT: u32 = u64::BITS - SETS.ilog2();
 const WAYS: usize = 4;
 
 /// The answers.
@@ -39,7 +42,7 @@ struct Hop {
     dst: [u64; 2],
     /// epoch 32 | when it was asked, in jiffies 32.
     stamp: u64,
-    /// Device that the packet came in by 32 | device that it goes out by 32.
+    /// Asked for IPv6 1 | device that the packet came in by 31 | device that it goes out by 32.
     devices: u64,
     /// MTU 16 | the receiver's MAC address 48.
     to: u64,
@@ -58,10 +61,10 @@ pub(crate) fn route<F: TableFamily>(
     daddr: F::Addr,
     length: u16,
     hz: u64,
+    early: bool,
 ) -> Route<F::Addr> {
-    // The lower bits of both count; equal addresses do not cancel out.
-    let mixed = hash::bit::<F>(daddr).wrapping_mul(33) ^ hash::bit::<F>(saddr);
-    let (Some(set), Some(epoch)) = (HOPS.get_ptr_mut(mixed & (SETS - 1)), EPOCH.get(0)) else {
+    let mixed = hash::way::<F>(saddr, daddr);
+    let (Some(set), Some(epoch)) = (HOPS.get_ptr_mut((mixed >> SETS_SHIFT) as u32), EPOCH.get(0)) else {
         return kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     };
     let now = kernel::jiffies();
@@ -72,20 +75,20 @@ pub(crate) fn route<F: TableFamily>(
     let question = Question {
         src: F::to_words(saddr),
         dst: F::to_words(daddr),
-        ifindex,
+        asker: asker::<F>(ifindex),
     };
     // An older answer to the same question makes room, else any: what stays is not displaced, so that ways that fit beside each
     // other come to do so.
-    let mut place = ((mixed / SETS) ^ now) as usize;
+    let mut place = (mixed as u32 ^ now) as usize;
     for (i, hop) in set.iter().enumerate() {
-        if hop.is_about(&question) {
+        if hop.is_about::<F>(&question) {
             if hop.holds(stamp, hz) && hop.fits(length) {
                 return hop.answer::<F>();
             }
             place = i;
         }
     }
-    let route = kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
+    let mut route = kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
     if route.kind == RouteKind::Via && route.mtu != 0 {
         let hop = &mut set[place % WAYS];
         hop.devices = 0;
@@ -96,7 +99,10 @@ pub(crate) fn route<F: TableFamily>(
         hop.source = F::to_words(route.source);
         hop.src = question.src;
         hop.dst = question.dst;
-        hop.devices = (ifindex as u64) << 32 | route.ifindex as u64;
+        hop.devices = (question.asker as u64) << 32 | route.ifindex as u64;
+    }
+    if early && route.macs.to != 0 && kernel::wants_confirmation(route.macs.to, hz) {
+        route.macs = Macs::default();
     }
     route
 }
@@ -105,7 +111,13 @@ pub(crate) fn route<F: TableFamily>(
 struct Question {
     src: [u64; 2],
     dst: [u64; 2],
-    ifindex: u32,
+    asker: u32,
+}
+
+/// The device that a packet came in by, and its family; never 0.
+#[inline(always)]
+fn asker<F: TableFamily>(ifindex: u32) -> u32 {
+    ifindex | (F::V6 as u32) << 31
 }
 
 impl Hop {
@@ -113,13 +125,16 @@ impl Hop {
     #[inline(always)]
     fn holds(&self, stamp: u64, hz: u64) -> bool {
         let age = (stamp as u32).wrapping_sub(self.stamp as u32) as u64;
-        self.devices as u32 != 0 && self.stamp >> 32 == stamp >> 32 && age < hz
+        self.stamp >> 32 == stamp >> 32 && age < hz
     }
 
-    /// Whether this question was asked.
+    /// Whether this question was asked. An IPv4 address is one word.
     #[inline(always)]
-    fn is_about(&self, asked: &Question) -> bool {
-        self.dst == asked.dst && self.src == asked.src && self.devices >> 32 == asked.ifindex as u64
+    fn is_about<F: TableFamily>(&self, asked: &Question) -> bool {
+        self.dst[0] == asked.dst[0]
+            && self.src[0] == asked.src[0]
+            && self.devices >> 32 == asked.asker as u64
+            && (!F::V6 || self.dst[1] == asked.dst[1] && self.src[1] == asked.src[1])
     }
 
     /// Whether a packet of this length fits through.

@@ -42,10 +42,8 @@ fn tc<const HOOK: u8>(ctx: &TcContext, l3: usize) -> i32 {
     }
     let protocol = u16::from_be(skb.protocol());
     if protocol == V4::ETHERTYPE {
-        skb.linearize();
         first::<Skb, V4, HOOK>(ctx, skb, l3)
     } else if protocol == V6::ETHERTYPE {
-        skb.linearize();
         first::<Skb, V6, HOOK>(ctx, skb, l3)
     } else {
         Skb::NEXT

@@ -15,11 +15,11 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use lb_common::access::{Macs, Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::Side;
 use lb_common::flow::contend::Half;
 use lb_common::flow::slot::Seen;
-use lb_common::flow::table::{Found, Spot};
+use lb_common::flow::table::Spot;
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::{
     self, AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, DEVICE_WORDS,
@@ -29,7 +29,8 @@ use lb_common::layout::{
 use lb_common::verdict::{REASONS, Reason};
 
 use crate::globals::{
-    choose_v4, choose_v6, insert_v4, insert_v6, rank, scan_set_v4, scan_set_v6, seek_v4, seek_v6, settle_v4, settle_v6,
+    choose_v4, choose_v6, insert_v4, insert_v6, rank, recount_v4, recount_v6, scan_set_v4, scan_set_v6, seek_v4,
+    seek_v6, settle_v4, settle_v6,
 };
 use crate::{hops, kernel};
 
@@ -203,18 +204,19 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> Found {
+    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {
         let (key, into) = (&raw const *key, &raw mut *into);
         // The cast is to the very type: `F` picks the function.
-        let found = F::pick(
+        F::pick(
             || scan_set_v4(index, hash, key.cast(), into),
             || scan_set_v6(index, hash, key.cast(), into),
-        );
-        match found {
-            0 => Found::Nothing,
-            1 => Found::Busy,
-            _ => Found::Entry,
-        }
+        )
+    }
+
+    #[inline(always)]
+    fn recount<F: TableFamily>(&self, home: u32, more: bool) -> bool {
+        let more = more as u32;
+        F::pick(|| recount_v4(home, more), || recount_v6(home, more)) != 0
     }
 
     #[inline(always)]
@@ -228,13 +230,21 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn insert<F: TableFamily>(&self, entry: &Entry<F>, spare: &mut Entry<F>, state: u16, into: &mut Spot) -> bool {
-        let (entry, spare, into) = (&raw const *entry, &raw mut *spare, &raw mut *into);
+    fn insert<F: TableFamily>(
+        &self,
+        entry: &Entry<F>,
+        spare: &mut Entry<F>,
+        state: u16,
+        into: &mut Spot,
+        twin: &mut Spot,
+    ) -> bool {
+        let (entry, spare) = (&raw const *entry, &raw mut *spare);
+        let (into, twin) = (&raw mut *into, &raw mut *twin);
         let state = state as u32;
         // As in `scan_set`.
         F::pick(
-            || insert_v4(entry.cast(), spare.cast(), state, into),
-            || insert_v6(entry.cast(), spare.cast(), state, into),
+            || insert_v4(entry.cast(), spare.cast(), state, into, twin),
+            || insert_v6(entry.cast(), spare.cast(), state, into, twin),
         ) != 0
     }
 
@@ -373,11 +383,7 @@ impl Tables for KernelTables {
         length: u16,
     ) -> Route<F::Addr> {
         let second = self.config(config::HZ);
-        let mut route = hops::route::<F>(self.ctx, ifindex, saddr, daddr, length, second);
-        if self.early && route.macs.to != 0 && kernel::wants_confirmation(route.macs.to, second) {
-            route.macs = Macs::default();
-        }
-        route
+        hops::route::<F>(self.ctx, ifindex, saddr, daddr, length, second, self.early)
     }
 
     #[inline(always)]

@@ -38,8 +38,6 @@ const PACKET_OTHERHOST: u32 = 3;
 const ROOM_AT_MAC: u32 = 1;
 /// Bytes that the pipeline may read; a power of two, so that a mask bounds an offset.
 const REACH: usize = 512;
-/// Bytes made linear when the headers are not.
-const HEADERS: u32 = 160;
 
 /// A socket buffer.
 #[derive(Clone, Copy)]
@@ -61,18 +59,6 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn is_of_vlan(self) -> bool {
         field!(self, vlan_present) != 0 && field!(self, vlan_tci) & 0xfff != 0
-    }
-
-    /// Makes the headers readable: pulls them out of page fragments where they are not linear.
-    #[inline(always)]
-    pub(crate) fn linearize(self) {
-        let linear = field!(self, data_end) as usize - field!(self, data) as usize;
-        let length = field!(self, len);
-        if linear < HEADERS as usize && length as usize > linear {
-            let wanted = if length < HEADERS { length } else { HEADERS };
-            // SAFETY: the context is valid. A refusal leaves the packet as it was; short reads then fail their bounds check.
-            unsafe { bpf_skb_pull_data(self.0, wanted) };
-        }
     }
 
     /// Ethernet type as the skb knows it, network order in memory.
@@ -263,6 +249,17 @@ fn store16(at: usize, value: u16) {
 
 impl Packet for Skb {
     #[inline(always)]
+    fn reach(&mut self, length: usize) {
+        let linear = field!(self, data_end) as usize - field!(self, data) as usize;
+        let all = field!(self, len) as usize;
+        if linear < length && all > linear {
+            let wanted = if all < length { all } else { length };
+            // SAFETY: the context is valid. A refusal leaves the packet as it was; short reads then fail their bounds check.
+            unsafe { bpf_skb_pull_data(self.0, wanted as u32) };
+        }
+    }
+
+    #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         self.load_words(offset)
     }
@@ -283,12 +280,13 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()> {
+    fn l4_change(&mut self, offset: usize, address: u64, ports: u64, udp: bool, v6: bool) -> Option<()> {
         let udp_flag = if udp { MARK_MANGLED_ZERO } else { 0 };
         let knows_v6 = CSUM_IPV6.load() != 0;
         let v6_flag = if v6 && knows_v6 { IPV6 } else { 0 };
         let offset = offset as u32;
-        if address != 0 && address != u32::MAX {
+        if address != checksum::UNCHANGED {
+            let address = checksum::fold32(address);
             // SAFETY: scalars and the context. Size 0 in the flags means that `to` is a difference.
             let failed =
                 unsafe { bpf_l4_csum_replace(self.0, offset, 0, address as u64, PSEUDO_HEADER | udp_flag | v6_flag) };
@@ -300,7 +298,8 @@ impl Packet for Skb {
                 unsafe { bpf_csum_update(self.0, address) };
             }
         }
-        if ports != 0 && ports != u32::MAX {
+        if ports != checksum::UNCHANGED {
+            let ports = checksum::fold32(ports);
             // SAFETY: as above.
             let failed = unsafe { bpf_l4_csum_replace(self.0, offset, 0, ports as u64, udp_flag) };
             if failed != 0 {
@@ -391,12 +390,12 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, _v6: bool) -> Option<()> {
+    fn l4_change(&mut self, offset: usize, address: u64, ports: u64, udp: bool, _v6: bool) -> Option<()> {
         let field = self.load_half(offset)?;
         if udp && field == 0 {
             return Some(());
         }
-        let new = checksum::apply(field, checksum::fold32(address as u64 + ports as u64));
+        let new = checksum::apply_change(field, address + ports);
         self.store_half(offset, if udp && new == 0 { u16::MAX } else { new })
     }
 

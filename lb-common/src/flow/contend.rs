@@ -4,9 +4,10 @@
 //! take by compare-and-swap, or what came of the entry. Neither waits for anybody.
 
 use crate::access::{SetRef, Slots, TableFamily, Tables};
+use crate::flow::search::Found;
 use crate::flow::slot::{self, Entry, Seen};
-use crate::flow::state::{self, Control, FREE, LIVE};
-use crate::flow::table::{Found, Spot, TRIES};
+use crate::flow::state::{self, Control, FREE, LIVE, SPILLED};
+use crate::flow::table::{Spot, TRIES};
 use crate::layout::{SET_SLOTS, config};
 use crate::slots::{afresh, candidates, probe};
 
@@ -52,19 +53,20 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, twin: &Spot, int
     } else {
         u64::MAX
     };
-    for index in candidates(hash, table.mask()) {
+    let sets = candidates(hash, table.mask());
+    for index in sets {
         let Some(set) = table.set(index) else { break };
         for i in 0..SET_SLOTS {
             let base = probe(hash, i) * F::SLOT_WORDS;
             let control = Control::from_word(set.load(base));
             if control.phase() == FREE {
-                *into = Spot::new(index, base, control);
+                *into = Spot::new(index, sets[0], base, control);
                 return true;
             }
             let rank = tables.rank(control.word(), now) | never_if(stays == place_word(index, base));
             if rank < best_rank {
                 best_rank = rank;
-                *into = Spot::new(index, base, control);
+                *into = Spot::new(index, sets[0], base, control);
             }
         }
     }
@@ -108,8 +110,16 @@ pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spo
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
     let table = tables.flows::<F>();
     let sets = candidates(hash, table.mask());
+    let Some(home) = table.set(sets[0]) else {
+        return Half::Stands;
+    };
+    // Whoever enters an equal one in the second set has counted it before, or sees ours in the first.
+    let alone = own.set == sets[0] && Control::from_word(home.load(0)).state & SPILLED == 0;
     let mut own_seen = false;
     for index in [sets[0].min(sets[1]), sets[0].max(sets[1])] {
+        if alone && index != own.set {
+            continue;
+        }
         let Some(set) = table.set(index) else { break };
         for slot in 0..SET_SLOTS {
             let base = slot * F::SLOT_WORDS;
@@ -128,7 +138,7 @@ pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spo
             let rewrite = afresh(&entry.rewrite);
             let same = slot::translates(set, base, control.version, &rewrite.src, &rewrite.dst) == Seen::Same;
             if same && own_seen {
-                Spot::new(index, base, control).free::<F, T>(tables);
+                Spot::new(index, sets[0], base, control).free::<F, T>(tables);
             } else {
                 own.free::<F, T>(tables);
                 return if same { Half::Same } else { Half::Other };
@@ -136,6 +146,17 @@ pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spo
         }
     }
     Half::Stands
+}
+
+/// Orders what is read afterwards behind what other CPUs have done: swapping a word for itself does, reading does not.
+#[inline(always)]
+pub(super) fn order<S: SetRef>(set: S, word: usize) {
+    for _ in 0..TRIES {
+        let seen = set.load(word);
+        if set.cas(word, seen, seen) == seen {
+            break;
+        }
+    }
 }
 
 /// The control word of an entry that was seen live, as it is now; with phase FREE where another entry stands there.

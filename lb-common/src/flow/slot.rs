@@ -149,12 +149,18 @@ impl<F: Family> Entry<F> {
         }
     }
 
-    /// Turns the entry into its twin, with the twin's place.
+    /// Turns the entry into its twin, but for its place.
     #[cfg_attr(target_arch = "bpf", inline(never))]
-    pub fn turn(&mut self, place: Place) {
+    pub fn turn(&mut self) {
         core::mem::swap(&mut self.key.src, &mut self.rewrite.dst);
         core::mem::swap(&mut self.key.dst, &mut self.rewrite.src);
-        self.place = place;
+    }
+
+    /// Turns the entry into its twin, whose place is `place`, which becomes that of the entry.
+    #[inline(always)]
+    pub fn turn_with(&mut self, place: &mut Place) {
+        self.turn();
+        core::mem::swap(&mut self.place, place);
     }
 }
 

@@ -31,6 +31,11 @@ pub const FIN_FORWARD: u16 = 128;
 pub const FIN_REPLY: u16 = 256;
 /// TCP: RST from either.
 pub const RESET: u16 = 512;
+/// In the control word of a set's first slot: how many entries stand in their other set because this one was full. What stands in the
+/// slot, if anything, has nothing to do with it; it stays when the slot is taken or freed.
+pub const SPILLED: u16 = 0xf000;
+/// One such entry.
+pub const SPILLED_ONE: u16 = 0x1000;
 /// Bits that both halves share.
 pub const SHARED: u16 = REPLIED | ESTABLISHED | SETTLED | FIN_FORWARD | FIN_REPLY | RESET;
 
@@ -74,6 +79,17 @@ impl Control {
         self.version.wrapping_add(1 << VERSION_SHIFT)
     }
 
+    /// The word of the slot when it is free again.
+    #[inline(always)]
+    #[must_use]
+    pub const fn freed(self) -> Self {
+        Self {
+            version: self.next_version(),
+            state: FREE | self.state & SPILLED,
+            last_seen: 0,
+        }
+    }
+
     /// Both directions have said that they are done, or one has torn the flow down.
     #[inline(always)]
     pub const fn closed(self) -> bool {
@@ -111,6 +127,18 @@ pub const fn timeout_word(state: u16) -> usize {
         config::TCP_ESTABLISHED
     } else {
         config::TCP_HALF_OPEN
+    }
+}
+
+/// The configuration word that holds how old the note of a packet may be before another packet is noted.
+#[inline(always)]
+pub const fn grain_word(state: u16) -> usize {
+    if state & (SETTLED | FIN_FORWARD | FIN_REPLY | RESET) == SETTLED {
+        config::TCP_GRAIN
+    } else if state & (DATAGRAM | REPLIED) == DATAGRAM | REPLIED {
+        config::UDP_GRAIN
+    } else {
+        config::HZ
     }
 }
 

@@ -1,4 +1,4 @@
-//! Finding, inserting, refreshing and freeing flow entries in a table of sets that all CPUs and user space share.
+//! Inserting, refreshing and freeing flow entries in a table of sets that all CPUs and user space share.
 //!
 //! Protocol. *Readers* take no lock: a slot is consistent when all its words carry the control word's version; one seen
 //! changing that may be the reader's own is read again at most [`TRIES`] times, then [`Found::Busy`]. *Writers* take a slot by
@@ -6,18 +6,24 @@
 //! Whoever has published scans the key's candidate slots once more; of two equal keys the one that stands later is freed, by
 //! whoever sees both. *Freeing* is one compare-and-swap, which fails if a packet refreshed the entry meanwhile. Nothing spins.
 //!
+//! A key stands in its first set, or *spilled* in its second where the first was full. The first set counts what is spilled from it
+//! ([`SPILLED`]): the count rises before the entry is published and falls after it is freed, so that whoever finds it zero need not
+//! look into the second set, which would cost as much as the first. A count that could not fall ([`TRIES`] races lost) only costs
+//! look-ups; one that cannot rise refuses the newcomer. It changes beside whatever stands in its slot: a writer who has lost
+//! against it alone goes on.
+//!
 //! What only the slow stage calls is not inlined for the kernel: its stack frame comes and goes with the call.
 //!
 //! A pair is inserted reply half first; if the forward half cannot be had, the reply half is taken back, and if the reply half
 //! is gone when the forward half stands, that one. Eviction takes pairs.
 
 use crate::access::{SetRef, Slots, TableFamily, Tables};
-use crate::family::Side;
 use crate::flow::contend::{self, Half};
-use crate::flow::slot::{self, Entry, Key, Place, Rewrite, Seen};
-use crate::flow::state::{self, BUSY, Control, FREE, LIVE, PHASE, SHARED};
-use crate::layout::{SET_SLOTS, config};
-use crate::slots::{afresh, candidates, probe};
+use crate::flow::search::{Found, scan, seek_twin, tag};
+use crate::flow::slot::{self, Entry, Place, Seen};
+use crate::flow::state::{self, BUSY, Control, FREE, LIVE, PHASE, SHARED, SPILLED, SPILLED_ONE};
+use crate::layout::config;
+use crate::slots::home;
 
 /// How often a changing slot is read again, and a lost race for a control word is run again.
 pub const TRIES: usize = 4;
@@ -25,6 +31,8 @@ pub const TRIES: usize = 4;
 const INSERT_TRIES: usize = 2;
 /// How often the twin of an evicted entry is freed, should packets refresh it just then.
 const EVICT_TRIES: usize = 2;
+/// How often a slot is freed, should the count of spilled entries beside its state change just then.
+const FREE_TRIES: usize = 3;
 
 /// What a look-up found, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,31 +41,22 @@ pub struct Spot {
     pub found: Found,
     /// Index of the set.
     pub set: u32,
+    /// Index of the key's first set.
+    pub home: u32,
     /// Index of the slot's control word in the set.
     pub base: u32,
     /// The control word that was read.
     pub control: Control,
 }
 
-/// Kind of a look-up's result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Found {
-    /// No entry.
-    Nothing,
-    /// A slot that may be ours kept changing.
-    Busy,
-    /// The entry.
-    Entry,
-}
-
 impl Spot {
     /// A result without an entry.
     #[inline(always)]
-    pub(crate) const fn none(found: Found) -> Self {
+    pub const fn none(found: Found) -> Self {
         Self {
             found,
             set: 0,
+            home: 0,
             base: 0,
             control: Control {
                 version: 0,
@@ -69,10 +68,11 @@ impl Spot {
 
     /// An entry's spot.
     #[inline(always)]
-    pub(super) const fn new(set: u32, base: usize, control: Control) -> Self {
+    pub(super) const fn new(set: u32, home: u32, base: usize, control: Control) -> Self {
         Self {
             found: Found::Entry,
             set,
+            home,
             base: base as u32,
             control,
         }
@@ -88,15 +88,22 @@ impl Spot {
             .is_some_and(|set| set.cas(self.base as usize, old, new.word()) == old)
     }
 
+    /// Whether the entry stands in its second set.
+    #[inline(always)]
+    const fn is_spilled(&self) -> bool {
+        self.set != self.home
+    }
+
     /// Frees the entry if nobody changed it since it was read.
     #[inline(always)]
     pub fn free<F: TableFamily, T: Tables>(&self, tables: &T) -> bool {
-        let free = Control {
-            version: self.control.next_version(),
-            state: FREE,
-            last_seen: 0,
-        };
-        self.swap::<F, T>(tables, free)
+        tables.flows::<F>().set(self.set).is_some_and(|set| {
+            let freed = free(set, self.base as usize, self.control);
+            if freed && self.is_spilled() {
+                tables.recount::<F>(self.home, false);
+            }
+            freed
+        })
     }
 }
 
@@ -111,143 +118,58 @@ pub enum Inserted {
     Full,
 }
 
-/// Finds `key` and reads its entry's rewrite and place, in one pass; `hash` is the key's hash under the table's seed.
-/// [`Found::Busy`]: a slot was changing; [`locate`] looks again.
+/// Frees the slot at `base` if its entry is as it was seen to be. Where it was spilled, that is the caller's to count.
 #[inline(always)]
-pub fn find<F: TableFamily, T: Tables>(
-    tables: &T,
-    key: &Key<F>,
-    hash: u64,
-) -> (Found, Control, Option<(Rewrite<F>, Place)>) {
-    let table = tables.flows::<F>();
-    let nothing = Control {
-        version: 0,
-        state: 0,
-        last_seen: 0,
+pub fn free<S: SetRef>(set: S, base: usize, seen: Control) -> bool {
+    let mut seen = seen;
+    for _ in 0..FREE_TRIES {
+        let found = Control::from_word(set.cas(base, seen.word(), seen.freed().word()));
+        if found == seen {
+            return true;
+        }
+        // A count of spilled entries is no change of this one.
+        if (found.word() ^ seen.word()) & !((SPILLED as u64) << 32) != 0 {
+            return false;
+        }
+        seen = found;
+    }
+    false
+}
+
+/// Counts one spilled entry more, or one less, of a first set; false where it cannot be counted. Called through
+/// [`Tables::recount`].
+#[inline(always)]
+pub fn recount<F: TableFamily, T: Tables>(tables: &T, home: u32, more: bool) -> bool {
+    recount_in(tables.flows::<F>(), home, more)
+}
+
+/// [`recount`] in a table.
+#[inline(always)]
+pub fn recount_in<S: Slots>(table: S, home: u32, more: bool) -> bool {
+    let Some(set) = table.set(home) else {
+        return false;
     };
-    let mut found = Found::Nothing;
-    for index in candidates(hash, table.mask()) {
-        let Some(set) = table.set(index) else { break };
-        for i in 0..SET_SLOTS {
-            let base = probe(hash, i) * F::SLOT_WORDS;
-            let control = Control::from_word(set.load(base));
-            if control.phase() == LIVE {
-                if slot::holds(set, base, control.version, key) {
-                    return match slot::read(set, base, control.version) {
-                        Some(read) => (Found::Entry, control, Some(read)),
-                        None => (Found::Busy, nothing, None),
-                    };
-                }
-            } else if control.phase() == BUSY && control.last_seen == tag(hash) {
-                found = Found::Busy;
-            }
-        }
-    }
-    (found, nothing, None)
-}
-
-/// Finds the key of `entry` and completes the entry; for the later stages.
-#[inline(always)]
-pub fn complete<F: TableFamily, T: Tables>(tables: &T, entry: &mut Entry<F>) -> Spot {
-    let spot = locate(tables, &entry.key);
-    if spot.found == Found::Entry {
-        let set = tables.flows::<F>().set(spot.set);
-        match set.and_then(|set| slot::read(set, spot.base as usize, spot.control.version)) {
-            Some((rewrite, place)) => {
-                entry.rewrite = rewrite;
-                entry.place = place;
-            }
-            None => return Spot::none(Found::Busy),
-        }
-    }
-    spot
-}
-
-/// Finds where `key` stands; for the later stages.
-#[inline(always)]
-pub fn locate<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> Spot {
-    let mut spot = Spot::none(Found::Nothing);
-    spot.found = scan(tables, key, &mut spot);
-    spot
-}
-
-/// [`locate`]: a scalar comes back, the rest by reference.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
-    let hash = key.hash(tables.config(config::TABLE_SEED));
-    let sets = candidates(hash, tables.flows::<F>().mask());
     for _ in 0..TRIES {
-        let mut changing = false;
-        for index in sets {
-            match tables.scan_set(index, hash, key, into) {
-                Found::Entry => return Found::Entry,
-                Found::Busy => changing = true,
-                Found::Nothing => {}
-            }
+        let seen = Control::from_word(set.load(0));
+        let count = seen.state & SPILLED;
+        if count == if more { SPILLED } else { 0 } {
+            return false;
         }
-        if !changing {
-            return Found::Nothing;
-        }
-    }
-    Found::Busy
-}
-
-/// Looks for `key`, whose hash is `hash`, in one set; [`Found::Busy`] where a slot is changing that may be the key's. Called through
-/// [`Tables::scan_set`].
-#[inline(always)]
-pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> Found {
-    let Some(set) = tables.flows::<F>().set(index) else {
-        return Found::Nothing;
-    };
-    let mut found = Found::Nothing;
-    for i in 0..SET_SLOTS {
-        let base = probe(hash, i) * F::SLOT_WORDS;
-        let control = Control::from_word(set.load(base));
-        if control.phase() == LIVE {
-            if slot::holds(set, base, control.version, afresh(key)) {
-                *into = Spot::new(index, base, control);
-                return Found::Entry;
-            }
-        } else if control.phase() == BUSY && control.last_seen == tag(hash) {
-            found = Found::Busy;
+        let state = if more {
+            seen.state + SPILLED_ONE
+        } else {
+            seen.state - SPILLED_ONE
+        };
+        let new = Control { state, ..seen };
+        if set.cas(0, seen.word(), new.word()) == seen.word() {
+            return true;
         }
     }
-    found
-}
-
-/// What a slot being written shows instead of a time: enough of the hash to know one's own.
-#[inline(always)]
-const fn tag(hash: u64) -> u32 {
-    (hash >> 28) as u32
-}
-
-/// Finds where `key` stands and whether it is rewritten to `src` and `dst` there. Called through [`Tables::seek`].
-#[inline(always)]
-pub fn seek<F: TableFamily, T: Tables>(
-    tables: &T,
-    key: &Key<F>,
-    src: &Side<F>,
-    dst: &Side<F>,
-    into: &mut Spot,
-) -> Seen {
-    match scan(tables, key, into) {
-        Found::Nothing => Seen::Nothing,
-        Found::Busy => Seen::Changing,
-        Found::Entry => match tables.flows::<F>().set(into.set) {
-            Some(set) => slot::translates(set, into.base as usize, into.control.version, src, dst),
-            None => Seen::Changing,
-        },
-    }
-}
-
-/// Finds where the twin of an entry stands whose key is `key`; `twin` is its twin's.
-#[inline(always)]
-pub fn seek_twin<F: TableFamily, T: Tables>(tables: &T, twin: &Key<F>, key: &Key<F>, into: &mut Spot) -> Seen {
-    tables.seek(twin, &key.dst, &key.src, into)
+    false
 }
 
 /// Inserts both halves of a flow. `entry` is the forward half (and is again afterwards), `flow_state` its initial state,
-/// `spare` room to work in.
+/// `spare` and `spots` room to work in, `reply_place` the place of the reply half (and is again afterwards).
 ///
 /// `reply_stands` says that the caller found the very same reply half already (an orphan, or another CPU's): it is kept.
 #[inline(always)]
@@ -255,27 +177,28 @@ pub fn insert_pair<F: TableFamily, T: Tables>(
     tables: &T,
     entry: &mut Entry<F>,
     spare: &mut Entry<F>,
-    reply_place: Place,
+    spots: &mut [Spot; 3],
+    reply_place: &mut Place,
     flow_state: u16,
     reply_stands: bool,
 ) -> Inserted {
-    let forward_place = entry.place;
+    let [reply_spot, own, twin] = spots;
     let mut reply = Half::Same;
     if !reply_stands {
-        entry.turn(reply_place);
-        reply = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF);
-        entry.turn(forward_place);
+        entry.turn_with(reply_place);
+        reply = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF, reply_spot, twin);
+        entry.turn_with(reply_place);
         match reply {
             Half::Stands | Half::Same => {}
             Half::Other => return Inserted::Conflict,
             Half::Full => return Inserted::Full,
         }
     }
-    let forward = insert_half(tables, entry, spare, flow_state);
+    let forward = insert_half(tables, entry, spare, flow_state, own, twin);
     if forward == Half::Other || forward == Half::Full {
         // Another's reply half is not ours to take back.
         if reply == Half::Stands {
-            free_twin(tables, entry, spare);
+            free_twin(tables, entry, spare, twin);
         }
         return if forward == Half::Other {
             Inserted::Conflict
@@ -283,23 +206,29 @@ pub fn insert_pair<F: TableFamily, T: Tables>(
             Inserted::Full
         };
     }
-    if reply_beside(tables, entry, spare) {
+    if reply == Half::Stands && stands_still::<F, T>(tables, reply_spot) || reply_beside(tables, entry, spare, own) {
         return Inserted::Pair;
     }
-    let mut own = Spot::none(Found::Nothing);
-    if tables.seek(&entry.key, &entry.rewrite.src, &entry.rewrite.dst, &mut own) == Seen::Same {
+    if tables.seek(&entry.key, &entry.rewrite.src, &entry.rewrite.dst, own) == Seen::Same {
         own.free::<F, T>(tables);
     }
     Inserted::Conflict
 }
 
+/// Whether an entry stands where it was entered just now; if so it need not be looked for.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn stands_still<F: TableFamily, T: Tables>(tables: &T, spot: &Spot) -> bool {
+    let set = tables.flows::<F>().set(spot.set);
+    set.is_some_and(|set| contend::confirmed(set, spot.base as usize, spot.control).phase() == LIVE)
+}
+
 /// Whether the reply half still stands now that the forward half `entry` does: it may have been displaced before. `spare` is
-/// room to work in.
+/// room to work in, `own` the slot that the forward half was entered in.
 ///
 /// Looked for more than once: of two equal halves one may appear behind the reader's back and the other go before its eyes,
 /// and another flow's may stand there for as long as its CPU needs to take it back.
-#[inline(always)]
-fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>) -> bool {
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own: &Spot) -> bool {
     spare.key = entry.key.twin(entry.rewrite);
     let mut spot = Spot::none(Found::Nothing);
     for _ in 0..TRIES {
@@ -307,10 +236,8 @@ fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: 
         if matches!(twin, Seen::Same | Seen::Changing) {
             return true;
         }
-        let own = scan(tables, &entry.key, &mut spot);
-        if let (Found::Entry, Some(set)) = (own, tables.flows::<F>().set(spot.set)) {
-            // For its barrier.
-            contend::confirmed(set, spot.base as usize, spot.control);
+        if let Some(set) = tables.flows::<F>().set(own.set) {
+            contend::order(set, own.base as usize);
         }
     }
     false
@@ -322,34 +249,36 @@ pub fn insert_reply<F: TableFamily, T: Tables>(
     tables: &T,
     entry: &mut Entry<F>,
     spare: &mut Entry<F>,
-    reply_place: Place,
+    spots: &mut [Spot; 3],
+    reply_place: &mut Place,
     flow_state: u16,
 ) -> bool {
-    let forward_place = entry.place;
-    entry.turn(reply_place);
-    let half = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF);
-    entry.turn(forward_place);
+    let [spot, twin, _] = spots;
+    entry.turn_with(reply_place);
+    let half = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF, spot, twin);
+    entry.turn_with(reply_place);
     matches!(half, Half::Stands | Half::Same)
 }
 
-/// Inserts one entry and settles with its equals. `spare` is room to work in.
+/// Inserts one entry, tells its spot, and settles with its equals. `spare` and `twin` are room to work in.
 #[inline(always)]
 pub fn insert_half<F: TableFamily, T: Tables>(
     tables: &T,
     entry: &Entry<F>,
     spare: &mut Entry<F>,
     flow_state: u16,
+    spot: &mut Spot,
+    twin: &mut Spot,
 ) -> Half {
-    let mut spot = Spot::none(Found::Nothing);
-    if tables.insert(entry, spare, flow_state, &mut spot) {
-        tables.settle(entry, &spot)
+    if tables.insert(entry, spare, flow_state, spot, twin) {
+        tables.settle(entry, spot)
     } else {
         Half::Full
     }
 }
 
 /// Inserts one entry, never in place of its own twin, and tells its spot (false where no slot could be had); `spare` holds an
-/// evicted entry while its twin is freed. Called through [`Tables::insert`].
+/// evicted entry while its twin is freed, `twin` spots of twins. Called through [`Tables::insert`].
 #[inline(always)]
 pub fn insert<F: TableFamily, T: Tables>(
     tables: &T,
@@ -357,18 +286,19 @@ pub fn insert<F: TableFamily, T: Tables>(
     spare: &mut Entry<F>,
     flow_state: u16,
     spot: &mut Spot,
+    twin: &mut Spot,
 ) -> bool {
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
-    let mut twin = Spot::none(Found::Nothing);
+    twin.found = Found::Nothing;
     for _ in 0..INSERT_TRIES {
-        if !tables.choose::<F>(hash, &twin, spot) {
+        if !tables.choose::<F>(hash, twin, spot) {
             return false;
         }
         // Only who displaces another may meet its own twin.
         if spot.control.phase() != FREE {
             spare.key = entry.key.twin(entry.rewrite);
-            twin.found = scan(tables, &spare.key, &mut twin);
-            if twin.found == Found::Entry && !tables.choose::<F>(hash, &twin, spot) {
+            twin.found = scan(tables, &spare.key, twin);
+            if twin.found == Found::Entry && !tables.choose::<F>(hash, twin, spot) {
                 return false;
             }
         }
@@ -379,37 +309,60 @@ pub fn insert<F: TableFamily, T: Tables>(
         let victim = spot.control;
         let taken = Control {
             version: victim.next_version(),
-            state: BUSY,
+            state: BUSY | victim.state & SPILLED,
             last_seen: tag(hash),
         };
+        if spot.is_spilled() && !tables.recount::<F>(spot.home, true) {
+            return false;
+        }
         if !spot.swap::<F, T>(tables, taken) {
+            if spot.is_spilled() {
+                tables.recount::<F>(spot.home, false);
+            }
             continue;
         }
-        spot.control = taken;
         // The words are the victim's until they are written, and whoever has won the slot sees them whole.
         if victim.phase() == LIVE && slot::decode_into(&set, base, victim.version, spare) {
-            evict_twin(tables, spare);
+            let hash = spare.key.hash(tables.config(config::TABLE_SEED));
+            let home = home(hash, tables.flows::<F>().mask());
+            if home != spot.set {
+                tables.recount::<F>(home, false);
+            }
+            evict_twin(tables, spare, twin);
         }
         slot::write(&set, base, taken.version, entry);
-        let live = Control {
-            version: taken.version,
-            state: (flow_state & !PHASE) | LIVE,
-            last_seen: tables.now(),
-        };
-        spot.swap::<F, T>(tables, live);
-        spot.control = live;
+        spot.control = publish(set, base, taken, flow_state, tables.now());
         return true;
     }
     false
 }
 
-/// Frees the twin of an entry that is being evicted, also if a packet refreshes it meanwhile. Turns `victim`.
+/// Publishes the entry of a slot that was taken; its control word. The count of spilled entries beside it may change meanwhile.
 #[inline(always)]
-fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>) {
-    victim.turn(victim.place);
-    let mut twin = Spot::none(Found::Nothing);
+fn publish<S: SetRef>(set: S, base: usize, taken: Control, flow_state: u16, now: u32) -> Control {
+    let mut seen = taken;
+    let mut live = taken;
+    for _ in 0..TRIES {
+        live = Control {
+            version: taken.version,
+            state: flow_state & !(PHASE | SPILLED) | LIVE | seen.state & SPILLED,
+            last_seen: now,
+        };
+        let found = Control::from_word(set.cas(base, seen.word(), live.word()));
+        if found == seen {
+            break;
+        }
+        seen = found;
+    }
+    live
+}
+
+/// Frees the twin of an entry that is being evicted, also if a packet refreshes it meanwhile. Turns `victim`; `twin` is room.
+#[inline(always)]
+fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>, twin: &mut Spot) {
+    victim.turn();
     for _ in 0..EVICT_TRIES {
-        let seen = tables.seek(&victim.key, &victim.rewrite.src, &victim.rewrite.dst, &mut twin);
+        let seen = tables.seek(&victim.key, &victim.rewrite.src, &victim.rewrite.dst, twin);
         if seen != Seen::Same || twin.free::<F, T>(tables) {
             break;
         }
@@ -424,18 +377,17 @@ pub fn free_pair<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, spare: &mut
     let freed = set.is_some_and(|set| slot::decode_into(&set, spot.base as usize, spot.control.version, spare))
         && spot.free::<F, T>(tables);
     if freed {
-        evict_twin(tables, spare);
-        spare.turn(spare.place);
+        evict_twin(tables, spare, &mut Spot::none(Found::Nothing));
+        spare.turn();
     }
     freed
 }
 
-/// Frees the twin of an entry, if it stands and is its twin. `spare` is room to work in.
-#[inline(always)]
-pub fn free_twin<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>) {
+/// Frees the twin of an entry, if it stands and is its twin. `spare` and `twin` are room to work in.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn free_twin<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, twin: &mut Spot) {
     spare.key = entry.key.twin(entry.rewrite);
-    let mut twin = Spot::none(Found::Nothing);
-    if seek_twin(tables, &spare.key, &entry.key, &mut twin) == Seen::Same {
+    if seek_twin(tables, &spare.key, &entry.key, twin) == Seen::Same {
         twin.free::<F, T>(tables);
     }
 }

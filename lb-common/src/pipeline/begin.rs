@@ -5,9 +5,10 @@
 use super::gate::{addressed, is_for_us, limited, opens, refusal, refuse_with};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, Route, TableFamily, Tables};
+use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Key, Place, Rewrite, Seen, Way};
 use crate::flow::state::{self, DATAGRAM, LIVE, REPLY_HALF};
-use crate::flow::table::{self, Found, Inserted, Spot};
+use crate::flow::table::{self, Inserted, Spot};
 use crate::hash;
 use crate::layout::config;
 use crate::steps::place::{self, NewSource};
@@ -156,7 +157,7 @@ fn straight_flow<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, hook
         return Verdict::pass(reason);
     }
     spare.key = entry.key.answer();
-    let spot = table::complete(tables, spare);
+    let spot = search::complete(tables, spare);
     if spot.found == Found::Busy {
         return Verdict::drop(Reason::FlowBusy);
     }
@@ -190,19 +191,21 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
     let Work {
         entry,
         spare,
+        spots,
+        reply_place,
         flow_state,
         task,
         ..
     } = work;
     let (hooks, way) = place::reply(entry.place.hooks, Way::from_number(entry.place.way));
-    let reply_place = Place {
+    *reply_place = Place {
         hooks,
         way: way as u8,
         ..entry.place
     };
     if *task == Task::Reply {
         // An answer that nobody un-translates would reset the client.
-        if !table::insert_reply(tables, entry, spare, reply_place, *flow_state) {
+        if !table::insert_reply(tables, entry, spare, spots, reply_place, *flow_state) {
             return Step::done(Verdict::drop(Reason::FlowTableFull));
         }
         tables.count(Reason::Healed);
@@ -217,7 +220,7 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
     }
     entry.rewrite.src.port = spare.key.dst.port;
     let reply_stands = found == Port::ReplyStands;
-    match table::insert_pair(tables, entry, spare, reply_place, *flow_state, reply_stands) {
+    match table::insert_pair(tables, entry, spare, spots, reply_place, *flow_state, reply_stands) {
         Inserted::Pair => {
             tables.count(Reason::NewFlow);
             Step::next(Stage::Translate)
@@ -263,7 +266,7 @@ fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mu
         let ours = (first + offset) as u16;
         let port = if i == 0 && !own_port { entry.key.src.port } else { ours };
         spare.key.dst.port = port;
-        let seen = table::seek_twin(tables, &spare.key, &entry.key, &mut spot);
+        let seen = search::seek_twin(tables, &spare.key, &entry.key, &mut spot);
         match seen {
             Seen::Nothing => return Port::Free,
             Seen::Same if !spot.control.closed() => return Port::ReplyStands,

@@ -4,8 +4,8 @@ use super::gate::{begins, is_for_us, lost_fragment, refuse_with, replies, straig
 use super::{Decided, Hook, Stage, Step, Work};
 use crate::access::{Packet, TableFamily, Tables};
 use crate::family::{Family, Side};
+use crate::flow::search::{self, Found};
 use crate::flow::slot::{Rewrite, Way};
-use crate::flow::table::{self, Found};
 use crate::layout::{FRONTEND_ECHO, config};
 use crate::steps::parse::{self, Header, Part};
 use crate::steps::{answer, forward, icmp, rewrite, select};
@@ -73,7 +73,7 @@ fn translate_error<F: TableFamily, P: Packet, T: Tables>(
     if !icmp::quoted(packet, header.l4, &mut entry.key, &mut quoted) || header.dst != entry.key.dst.addr {
         return Verdict::pass(Reason::IcmpErrorPassed);
     }
-    if table::complete(tables, entry).found != Found::Entry {
+    if search::complete(tables, entry).found != Found::Entry {
         return Verdict::pass(Reason::IcmpErrorPassed);
     }
     if entry.place.hooks & hook == 0 {

@@ -52,7 +52,7 @@ pub(super) fn opens(protocol: u8, tcp_flags: u8) -> bool {
 /// is the packet's.
 #[inline(always)]
 pub(super) fn addressed<F: TableFamily, P: Packet, T: Tables>(
-    packet: &P,
+    packet: &mut P,
     tables: &T,
     work: &mut Work<F>,
     l3: usize,

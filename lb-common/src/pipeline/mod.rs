@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fast       parse → is it ours? → flow look-up ─hit, nothing to note→ way out → rewrite → go on
-//! note       a hit that changes state, age or hook: noted on both halves → translate; over or gone → begin; twin lost → enter
+//! note       a hit that changes state, age or hook, fragments, IPv4 options: noted on both halves → translate; over or gone → begin; twin lost → enter
 //! begin      frontend → source class → backend → place → a way out exists → enter
 //! enter      port → both halves into the flow table → translate
 //! translate  way out → rewrite → go on
@@ -28,9 +28,10 @@ mod note;
 
 use crate::access::{Packet, TableFamily, Tables};
 use crate::family::Family;
-use crate::flow::slot::{Entry, Key};
+use crate::flow::search::{self, Found};
+use crate::flow::slot::{Entry, Key, Place};
 use crate::flow::state::{self, REPLY_HALF};
-use crate::flow::table::{self, Found};
+use crate::flow::table::Spot;
 use crate::layout::config;
 use crate::steps::parse::{self, Header, Part, Ports};
 use crate::verdict::{Action, Reason, Verdict};
@@ -130,6 +131,10 @@ pub struct Work<F: Family> {
     pub entry: Entry<F>,
     /// Another entry: the twin, or one that is evicted.
     pub spare: Entry<F>,
+    /// For [`enter`]: where the halves were entered, and room for one more.
+    pub spots: [Spot; 3],
+    /// For [`enter`]: where and how the reply half applies.
+    pub reply_place: Place,
     /// For [`enter`]: the state that the entry begins with. For [`translate_known`]: one that tells whether it is a reply half.
     pub flow_state: u16,
     /// For [`enter`]: what is to be entered.
@@ -155,6 +160,8 @@ impl<F: Family> Work<F> {
             ports: Ports::default(),
             entry: Entry::empty(),
             spare: Entry::empty(),
+            spots: [Spot::none(Found::Nothing); 3],
+            reply_place: Entry::<F>::empty().place,
             flow_state: 0,
             task: Task::Pair,
         }
@@ -201,6 +208,7 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     tables: &T,
     l3: usize,
 ) -> Step<F::Addr> {
+    packet.reach(l3 + F::HEADER_LEN + wire::TCP_LEN);
     let mut header = Header::empty();
     if !parse::fixed::<F, P>(packet, l3, &mut header) {
         return Step::done(Verdict::pass(Reason::NotParsed));
@@ -212,13 +220,17 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     if !begins && !replies::<F, T>(tables, header.src) && !straight::<F, T>(tables, header.dst, HOOK) {
         return Step::done(Verdict::pass(Reason::NotOurs));
     }
-    let portless = header.protocol != wire::TCP && header.protocol != wire::UDP || header.fragment.part != Part::Whole;
-    if P::EARLY && (portless || !parse::is_plain(packet, &header)) {
+    let l4 = l3 + F::HEADER_LEN;
+    let odd = header.protocol != wire::TCP && header.protocol != wire::UDP
+        || header.fragment.part != Part::Whole
+        || header.l4 != l4;
+    if P::EARLY && (odd || !parse::is_plain(packet, &header)) {
         return Step::done(Verdict::pass(Reason::HandedOver));
     }
-    if portless {
+    if odd {
         return Step::next(Stage::Note);
     }
+    header.l4 = l4;
     let Some(ports) = parse::ports(packet, header.l4, header.protocol) else {
         return Step::done(Verdict::pass(Reason::NotParsed));
     };
@@ -227,7 +239,7 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         dst: header.dst_side(ports),
         protocol: header.protocol,
     };
-    let (found, control, read) = table::find::<F, T>(tables, &key, key.hash(tables.config(config::TABLE_SEED)));
+    let (found, control, read) = search::find::<F, T>(tables, &key, key.hash(tables.config(config::TABLE_SEED)));
     let Some((rewrite, place)) = read else {
         return match found {
             Found::Nothing if begins => Step::next(Stage::Begin),
@@ -253,7 +265,7 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         };
     }
     let unremarkable = state::observed(control.state, reply, key.protocol, ports.tcp_flags) == 0
-        && (control.age(tables.now()) as u64) < tables.config(config::HZ)
+        && (control.age(tables.now()) as u64) < tables.config(state::grain_word(control.state))
         && !control.closed()
         && (key.protocol != wire::UDP || reply || serving(tables, entry.place.backend));
     if !unremarkable {
@@ -266,5 +278,5 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
 #[inline(always)]
 fn meets_reply<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> bool {
     let answer = key.answer();
-    table::find::<F, T>(tables, &answer, answer.hash(tables.config(config::TABLE_SEED))).0 != Found::Nothing
+    search::find::<F, T>(tables, &answer, answer.hash(tables.config(config::TABLE_SEED))).0 != Found::Nothing
 }

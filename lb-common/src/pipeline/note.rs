@@ -3,9 +3,10 @@
 use super::gate::{addressed, begins, limited, opens, straight};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, TableFamily, Tables};
+use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Way};
 use crate::flow::state::{self, ESTABLISHED, REPLIED, REPLY_HALF, SETTLED};
-use crate::flow::table::{self, Found, Spot, Twin};
+use crate::flow::table::{self, Spot, Twin};
 use crate::layout::{BACKEND_SERVING, BackendControl, config};
 use crate::steps::parse::{Header, Ports};
 use crate::steps::{forward, rewrite};
@@ -25,7 +26,7 @@ pub fn note<F: TableFamily, P: Packet, T: Tables>(
     if verdict.reason != Reason::Forward {
         return Step::done(verdict);
     }
-    let spot = table::complete(tables, &mut work.entry);
+    let spot = search::complete(tables, &mut work.entry);
     match spot.found {
         Found::Entry => match standing(tables, work, &spot, hook) {
             Standing::Healthy => {
@@ -35,7 +36,7 @@ pub fn note<F: TableFamily, P: Packet, T: Tables>(
             Standing::TwinLost => return Step::next(Stage::Enter),
             Standing::Elsewhere => return Step::done(elsewhere(packet, tables, &work.header, &work.entry, hook)),
             Standing::Over => {
-                table::free_twin(tables, &work.entry, &mut work.spare);
+                table::free_twin(tables, &work.entry, &mut work.spare, &mut work.spots[0]);
                 spot.free::<F, T>(tables);
             }
         },
@@ -94,7 +95,7 @@ fn standing<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, spot: &Sp
     if second && control.state & ESTABLISHED != 0 {
         add |= SETTLED;
     }
-    if add != 0 || second {
+    if add != 0 || control.age(now) as u64 >= tables.config(state::grain_word(control.state)) {
         let noted = control.state | add;
         let twin = table::touch_twin(tables, &work.entry, &mut work.spare, noted, now);
         if !reply && twin == Twin::Taken {

@@ -149,7 +149,7 @@ pub fn whole_length<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>) -
 #[inline(always)]
 pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Route<F::Addr>) -> Exit<F> {
     match route.kind {
-        RouteKind::Via if P::EARLY && header.ttl > 1 && is_sure(packet, route) => {
+        RouteKind::Via if P::EARLY && header.ttl() > 1 && is_sure(packet, route) => {
             let mut exit = Exit::by(Action::Transmit);
             exit.verdict.ifindex = route.ifindex;
             exit.link = Link::Hop;
@@ -160,7 +160,7 @@ pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Ro
         _ if P::EARLY => Exit::handed_over(),
         RouteKind::Via => {
             let decrement = !packet.sent_by_host();
-            if decrement && header.ttl <= 1 {
+            if decrement && header.ttl() <= 1 {
                 return Exit::refused(Verdict::answer(Answer::TimeExceeded, 0, Reason::TimeExceeded));
             }
             let mut exit = Exit::by(Action::Neighbour);

@@ -10,6 +10,9 @@ use crate::wire;
 /// IPv6 extension headers that are walked.
 pub const MAX_EXTENSIONS: usize = 4;
 
+/// Bytes that hold the headers of whatever is looked at: an ICMP error and what it quotes.
+const HEADERS: usize = 160;
+
 /// The IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<F: Family> {
@@ -23,8 +26,10 @@ pub struct Header<F: Family> {
     pub dst: F::Addr,
     /// Transport protocol.
     pub protocol: u8,
-    /// Time to live, or hop limit.
-    pub ttl: u8,
+    /// Time to live and protocol, or next header and hop limit, as they stand there.
+    pub life: u16,
+    /// The IPv4 header's checksum; of IPv6, which has none, 0.
+    pub checksum: u16,
     /// Length of the IP packet in bytes, IP header included, as the header says.
     pub length: u16,
     /// Where in a fragmented datagram this is.
@@ -94,10 +99,17 @@ impl<F: Family> Header<F> {
             src: none,
             dst: none,
             protocol: 0,
-            ttl: 0,
+            life: 0,
+            checksum: 0,
             length: 0,
             fragment: Fragment::WHOLE,
         }
+    }
+
+    /// Time to live, or hop limit.
+    #[inline(always)]
+    pub fn ttl(&self) -> u8 {
+        (if F::V6 { self.life >> 8 } else { self.life }) as u8
     }
 
     /// The source side.
@@ -149,10 +161,17 @@ pub fn header<F: Family, P: Packet>(packet: &P, l3: usize, into: &mut Header<F>)
     fixed(packet, l3, into) && (!F::V6 || extensions(packet, into).is_some())
 }
 
-/// [`header`] for the later stages: not inlined for the kernel.
+/// [`header`] for the later stages: not inlined for the kernel. Makes the bytes reachable that they look at: the first stage has
+/// seen to those of a plain header and a transport header behind it.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn header_again<F: Family, P: Packet>(packet: &P, l3: usize, into: &mut Header<F>) -> bool {
-    header(packet, l3, into)
+pub fn header_again<F: Family, P: Packet>(packet: &mut P, l3: usize, into: &mut Header<F>) -> bool {
+    if !fixed(packet, l3, into) {
+        return false;
+    }
+    if into.l4 != l3 + F::HEADER_LEN || into.protocol == F::ICMP || is_extension::<F>(into.protocol) {
+        packet.reach(HEADERS);
+    }
+    !F::V6 || extensions(packet, into).is_some()
 }
 
 /// True for a packet as nearly all are: whole, in one piece that is there to its end, without IPv4 options or IPv6 extension
@@ -179,7 +198,8 @@ fn header_v4<F: Family, P: Packet>(packet: &P, l3: usize) -> Option<Header<F>> {
         src: F::from_words([src as u64, 0]),
         dst: F::from_words([dst as u64, 0]),
         protocol: (third >> 8) as u8,
-        ttl: third as u8,
+        life: third as u16,
+        checksum: (third >> 16) as u16,
         length: u16::from_be((first >> 16) as u16),
         fragment,
     })
@@ -197,7 +217,8 @@ fn header_v6<F: Family, P: Packet>(packet: &P, l3: usize) -> Option<Header<F>> {
         src: F::from_words([s0 as u64 | (s1 as u64) << 32, s2 as u64 | (s3 as u64) << 32]),
         dst: F::from_words([d0 as u64 | (d1 as u64) << 32, d2 as u64 | (d3 as u64) << 32]),
         protocol: (second >> 16) as u8,
-        ttl: (second >> 24) as u8,
+        life: (second >> 16) as u16,
+        checksum: 0,
         length: u16::from_be(second as u16).wrapping_add(F::HEADER_LEN as u16),
         fragment: Fragment::WHOLE,
     })

@@ -21,32 +21,38 @@ pub fn packet<F: Family, P: Packet>(
 ) -> Option<()> {
     let before = F::sum(key.src.addr) + F::sum(key.dst.addr);
     let after = F::sum(rewrite.src.addr) + F::sum(rewrite.dst.addr);
-    let addresses_delta = checksum::delta(before, after);
+    let changed = checksum::change(before, after);
     if header.fragment.part != Part::Later {
-        let ports_delta = checksum::delta(
+        let ports_changed = checksum::change(
             checksum::port(key.src.port) + checksum::port(key.dst.port),
             checksum::port(rewrite.src.port) + checksum::port(rewrite.dst.port),
         );
         let udp = header.protocol == wire::UDP;
         let at = header.l4 + if udp { wire::UDP_CHECKSUM } else { wire::TCP_CHECKSUM };
-        packet.l4_delta(at, addresses_delta, ports_delta, udp, F::V6)?;
+        packet.l4_change(at, changed, ports_changed, udp, F::V6)?;
         let ports = rewrite.src.port.to_be() as u32 | (rewrite.dst.port.to_be() as u32) << 16;
         packet.set_words(header.l4, [ports])?;
     } else if F::V6 {
         // The checksum that absorbs the change is in the first fragment.
-        packet.whole_delta(addresses_delta);
+        packet.whole_delta(checksum::fold32(changed));
     }
-    addresses::<F, P>(
-        packet,
-        header.l3,
-        rewrite.src.addr,
-        rewrite.dst.addr,
-        Some(addresses_delta),
-    )?;
-    if decrement {
-        ttl::<F, P>(packet, header.l3)?;
+    if F::V6 {
+        addresses::<F, P>(packet, header.l3, rewrite.src.addr, rewrite.dst.addr, None)?;
+        return if decrement {
+            ttl::<F, P>(packet, header.l3)
+        } else {
+            Some(())
+        };
     }
-    Some(())
+    // Time to live, protocol, checksum and both addresses stand side by side. One less in the first is 0xfffe more (RFC 1141).
+    let (life, changed) = if decrement {
+        (header.life.wrapping_sub(1), changed + 0xfffe)
+    } else {
+        (header.life, changed)
+    };
+    let check = checksum::apply_change(header.checksum, changed);
+    let [src, dst] = [rewrite.src.addr, rewrite.dst.addr].map(|address| F::to_words(address)[0] as u32);
+    packet.set_words(header.l3 + 8, [life as u32 | (check as u32) << 16, src, dst])
 }
 
 /// Writes both addresses; `delta` is their change, which an IPv4 header's checksum absorbs.
@@ -60,14 +66,10 @@ pub fn addresses<F: Family, P: Packet>(
 ) -> Option<()> {
     let (s, d) = (F::to_words(src), F::to_words(dst));
     if F::V6 {
-        packet.set_words(
-            l3 + 8,
-            [s[0] as u32, (s[0] >> 32) as u32, s[1] as u32, (s[1] >> 32) as u32],
-        )?;
-        packet.set_words(
-            l3 + 24,
-            [d[0] as u32, (d[0] >> 32) as u32, d[1] as u32, (d[1] >> 32) as u32],
-        )
+        let halves = |word: u64| [word as u32, (word >> 32) as u32];
+        let [[s0, s1], [s2, s3]] = s.map(halves);
+        let [[d0, d1], [d2, d3]] = d.map(halves);
+        packet.set_words(l3 + 8, [s0, s1, s2, s3, d0, d1, d2, d3])
     } else {
         if let Some(delta) = delta {
             let field = packet.half(l3 + 10)?;

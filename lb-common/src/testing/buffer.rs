@@ -2,9 +2,10 @@
 //!
 //! Sources: `bpf_l4_csum_replace`, `bpf_skb_adjust_room` and `bpf_skb_change_tail` in net/core/filter.c,
 //! `inet_proto_csum_replace_by_diff` in net/core/utils.c, `skb_checksum_help` in net/core/dev.c (Linux 6.18). Sums are
-//! native-endian, as the kernel's are (RFC 1071 section 2 (B)); none of this crate's own checksum code is used.
+//! native-endian, as the kernel's are (RFC 1071 section 2 (B)); of this crate's own checksum code only the form of a change is used.
 
 use crate::access::{Packet, SUM_BYTES};
+use crate::checksum::{UNCHANGED, fold32};
 
 /// Bytes from the packet's start that a program can read and write directly, as in the kernel programs.
 const REACH: usize = 512;
@@ -43,6 +44,8 @@ pub struct Buffer {
     pub for_host: bool,
     /// `gso_size`.
     pub segment_payload: usize,
+    /// Bytes that are reached directly; the others stand in pages apart.
+    pub linear: usize,
     /// Further calls of what can fail in the kernel (rewriting a sum, trimming, making room) until one fails.
     pub failing_call: Option<u32>,
 }
@@ -56,6 +59,7 @@ impl From<Vec<u8>> for Buffer {
             sent_by_host: false,
             for_host: true,
             segment_payload: 0,
+            linear: usize::MAX,
             failing_call: None,
         }
     }
@@ -128,15 +132,20 @@ impl Buffer {
         }
     }
 
+    /// Whether a program reaches so many bytes at an offset.
+    fn reaches(&self, offset: usize, length: usize) -> bool {
+        offset < REACH && offset + length <= self.linear.min(self.bytes.len())
+    }
+
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if offset >= REACH {
+        if !self.reaches(offset, N) {
             return None;
         }
         self.bytes.get(offset..offset + N)?.try_into().ok()
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) -> Option<()> {
-        if offset >= REACH {
+        if !self.reaches(offset, bytes.len()) {
             return None;
         }
         self.bytes.get_mut(offset..offset + bytes.len())?.copy_from_slice(bytes);
@@ -171,9 +180,13 @@ impl Buffer {
 }
 
 impl Packet for Buffer {
+    fn reach(&mut self, length: usize) {
+        self.linear = self.linear.max(length);
+    }
+
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         let mut words = [0; N];
-        if offset >= REACH || self.bytes.len() < offset + 4 * N {
+        if !self.reaches(offset, 4 * N) {
             return None;
         }
         for (index, word) in words.iter_mut().enumerate() {
@@ -200,10 +213,10 @@ impl Packet for Buffer {
         self.write(offset, &half.to_ne_bytes())
     }
 
-    fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()> {
-        for (difference, pseudo) in [(address, true), (ports, false)] {
-            if difference != 0 && difference != u32::MAX {
-                self.replace(offset, difference, pseudo, udp, v6)?;
+    fn l4_change(&mut self, offset: usize, address: u64, ports: u64, udp: bool, v6: bool) -> Option<()> {
+        for (change, pseudo) in [(address, true), (ports, false)] {
+            if change != UNCHANGED {
+                self.replace(offset, fold32(change), pseudo, udp, v6)?;
             }
         }
         Some(())
@@ -261,6 +274,7 @@ impl Packet for Buffer {
             Summed::Complete { sum: running, .. } => *running = add(*running, sum(&room)),
         }
         self.bytes.splice(l3..l3, room);
+        self.linear = self.linear.saturating_add(count);
         Some(())
     }
 

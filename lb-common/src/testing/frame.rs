@@ -57,8 +57,8 @@ impl Packet for Frame {
         self.buffer.set_half(offset, half)
     }
 
-    fn l4_delta(&mut self, offset: usize, address: u32, ports: u32, udp: bool, v6: bool) -> Option<()> {
-        self.buffer.l4_delta(offset, address, ports, udp, v6)
+    fn l4_change(&mut self, offset: usize, address: u64, ports: u64, udp: bool, v6: bool) -> Option<()> {
+        self.buffer.l4_change(offset, address, ports, udp, v6)
     }
 
     fn sum(&self, offset: usize, length: usize) -> Option<u64> {

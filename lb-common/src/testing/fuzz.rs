@@ -122,6 +122,8 @@ fn tables(flags: u8) -> HostTables {
         (config::TCP_HALF_OPEN, 1000),
         (config::TCP_ESTABLISHED, 1000),
         (config::UDP_REPLIED, 1000),
+        (config::TCP_GRAIN, 200),
+        (config::UDP_GRAIN, 200),
     ] {
         tables.set_config(word, value);
     }

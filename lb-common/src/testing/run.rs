@@ -21,8 +21,10 @@ pub struct Outcome {
     pub next_hop: IpAddr,
 }
 
-/// Runs all stages for a packet of IPv6 or IPv4 whose IP header stands at `l3`; a hook that does not exist passes it.
+/// Runs all stages for a packet of IPv6 or IPv4 whose IP header stands at `l3`; a hook that does not exist passes it. None of its
+/// bytes are reached directly before a stage asks for them.
 pub fn run(tables: &HostTables, hook: u8, v6: bool, l3: usize, packet: &mut Buffer) -> Outcome {
+    packet.linear = 0;
     if v6 {
         family::<V6>(tables, hook, l3, packet)
     } else {

@@ -6,9 +6,10 @@ use super::node::{HZ, Node, TCP, each_family};
 use crate::access::{SetRef as _, Slots as _, TableFamily};
 use crate::family::{V4, V6};
 use crate::flow::contend::Half;
+use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Key, Place, Rewrite};
 use crate::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, LIVE, REPLIED, RESET, SETTLED};
-use crate::flow::table::{self, Found, Inserted};
+use crate::flow::table::{self, Inserted, Spot};
 use crate::layout::{VERSION_MASK, config};
 use crate::testing::{Sizes, side};
 
@@ -48,6 +49,11 @@ fn entry<F: TableFamily>(n: u16) -> Entry<F> {
     }
 }
 
+/// Room for a spot.
+fn nowhere() -> Spot {
+    Spot::none(Found::Nothing)
+}
+
 const REPLY_PLACE: Place = Place {
     hooks: 2,
     way: 0,
@@ -59,7 +65,15 @@ fn enter<F: TableFamily>(node: &Node, n: u16, state: u16) -> Inserted {
     let mut spare = Entry::empty();
     let mut entry = entry::<F>(n);
     let before = entry;
-    let inserted = table::insert_pair(&&node.tables, &mut entry, &mut spare, REPLY_PLACE, state, false);
+    let inserted = table::insert_pair(
+        &&node.tables,
+        &mut entry,
+        &mut spare,
+        &mut [nowhere(); 3],
+        &mut REPLY_PLACE.clone(),
+        state,
+        false,
+    );
     assert_eq!(entry, before, "the caller's entry is another afterwards");
     inserted
 }
@@ -69,10 +83,10 @@ fn is_whole<F: TableFamily>(node: &Node, n: u16) -> bool {
     let forward = entry::<F>(n);
     let mut found = Entry::empty();
     found.key = forward.key;
-    let spot = table::complete(tables, &mut found);
+    let spot = search::complete(tables, &mut found);
     let mut reply = Entry::empty();
     reply.key = forward.key.twin(forward.rewrite);
-    let twin = table::complete(tables, &mut reply);
+    let twin = search::complete(tables, &mut reply);
     if (spot.found, twin.found) == (Found::Nothing, Found::Nothing) {
         return false;
     }
@@ -105,6 +119,29 @@ fn a_pair_that_was_entered_is_found_from_both_sides() {
         assert!(!is_whole(node, 4));
         assert!(node.widows().is_empty());
         node.check_table();
+    });
+}
+
+#[test]
+fn spilled_entries_are_counted_in_their_first_set_until_they_go() {
+    eight_slots(|node, enter, is_whole| {
+        for n in 0..4 {
+            assert_eq!(enter(node, n, OPEN), Inserted::Pair);
+        }
+        let spilled = node.spilled();
+        assert!(spilled.iter().all(|(told, are)| told == are), "{spilled:?}");
+        assert!(spilled.iter().any(|(told, _)| *told > 0), "no set was full");
+        // Newcomers displace them, in either set.
+        for n in 4..24 {
+            enter(node, n, OPEN);
+            node.check_table();
+        }
+        assert!((0..24).any(|n| is_whole(node, n)));
+        node.pass_seconds(3600);
+        node.sweep();
+        assert!(node.halves().is_empty());
+        let spilled = node.spilled();
+        assert!(spilled.iter().all(|counts| *counts == (0, 0)), "{spilled:?}");
     });
 }
 
@@ -188,7 +225,15 @@ fn the_same_flow_again_is_one_pair_and_another_of_the_same_reply_is_refused() {
             let tables = &&node.tables;
             let mut spare = Entry::empty();
             let enter = |spare: &mut Entry<F>, mut entry: Entry<F>| {
-                table::insert_pair(tables, &mut entry, spare, REPLY_PLACE, OPEN, false)
+                table::insert_pair(
+                    tables,
+                    &mut entry,
+                    spare,
+                    &mut [nowhere(); 3],
+                    &mut REPLY_PLACE.clone(),
+                    OPEN,
+                    false,
+                )
             };
             assert_eq!(enter(&mut spare, entry::<F>(1)), Inserted::Pair);
             assert_eq!(enter(&mut spare, entry::<F>(1)), Inserted::Pair);
@@ -218,7 +263,7 @@ fn freeing_fails_when_a_packet_came_meanwhile_and_refreshing_when_it_was_freed()
     let tables = &&node.tables;
     assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
     let key = entry::<V4>(1).key;
-    let seen = table::locate(tables, &key);
+    let seen = search::locate(tables, &key);
     assert_eq!(seen.found, Found::Entry);
     node.tables.advance(5);
     assert_eq!(
@@ -226,7 +271,7 @@ fn freeing_fails_when_a_packet_came_meanwhile_and_refreshing_when_it_was_freed()
         OPEN | ESTABLISHED
     );
     assert!(!seen.free::<V4, _>(tables), "a refreshed entry was freed");
-    let seen = table::locate(tables, &key);
+    let seen = search::locate(tables, &key);
     assert_eq!(
         (seen.control.last_seen, seen.control.state),
         (node.now(), OPEN | ESTABLISHED)
@@ -235,7 +280,7 @@ fn freeing_fails_when_a_packet_came_meanwhile_and_refreshing_when_it_was_freed()
     assert!(!seen.free::<V4, _>(tables), "an entry was freed twice");
     table::touch::<V4, _>(tables, &seen, SETTLED, node.now());
     assert_eq!(
-        table::locate(tables, &key).found,
+        search::locate(tables, &key).found,
         Found::Nothing,
         "a freed entry came back to life"
     );
@@ -246,14 +291,14 @@ fn a_touch_survives_lost_races_and_keeps_all_bits() {
     let node = Node::standard(false);
     let tables = &&node.tables;
     assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
-    let stale = table::locate(tables, &entry::<V4>(1).key);
+    let stale = search::locate(tables, &entry::<V4>(1).key);
     table::touch::<V4, _>(tables, &stale, REPLIED, 1);
     table::touch::<V4, _>(tables, &stale, FIN_FORWARD, 2);
     assert_eq!(
         table::touch::<V4, _>(tables, &stale, ESTABLISHED, 3),
         OPEN | REPLIED | FIN_FORWARD | ESTABLISHED
     );
-    assert_eq!(table::locate(tables, &entry::<V4>(1).key).control.last_seen, 3);
+    assert_eq!(search::locate(tables, &entry::<V4>(1).key).control.last_seen, 3);
 }
 
 #[test]
@@ -266,7 +311,7 @@ fn versions_rise_with_each_use_of_a_slot_and_wrap() {
         },
     );
     let tables = &&node.tables;
-    let version = |key| table::locate(tables, &key).control.version;
+    let version = |key| search::locate(tables, &key).control.version;
     let key = entry::<V4>(1).key;
     let set = |n| node.tables.flow_slots::<V4>().set(n).expect("a set");
     for n in 0..2 {
@@ -277,7 +322,7 @@ fn versions_rise_with_each_use_of_a_slot_and_wrap() {
     assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
     assert_eq!(version(key), 0, "after the last version comes the first");
     assert!(is_whole::<V4>(&node, 1));
-    let freed = table::locate(tables, &key);
+    let freed = search::locate(tables, &key);
     assert!(freed.free::<V4, _>(tables));
     assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
     assert!(is_whole::<V4>(&node, 1));
@@ -296,7 +341,7 @@ fn a_slot_being_written_makes_its_own_key_busy_and_no_other() {
     let entry = entry::<V4>(1);
     let hash = entry.key.hash(node.config(config::TABLE_SEED));
     assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
-    let spot = table::locate(tables, &entry.key);
+    let spot = search::locate(tables, &entry.key);
     let set = node.tables.flow_slots::<V4>().set(spot.set).expect("a set");
     let writing = Control {
         version: spot.control.next_version(),
@@ -304,8 +349,8 @@ fn a_slot_being_written_makes_its_own_key_busy_and_no_other() {
         last_seen: (hash >> 28) as u32,
     };
     set.store(spot.base as usize, writing.word());
-    assert_eq!(table::locate(tables, &entry.key).found, Found::Busy);
-    assert_eq!(table::locate(tables, &self::entry::<V4>(2).key).found, Found::Nothing);
+    assert_eq!(search::locate(tables, &entry.key).found, Found::Busy);
+    assert_eq!(search::locate(tables, &self::entry::<V4>(2).key).found, Found::Nothing);
     // Nobody takes it, and nobody waits for it.
     for n in 2..40 {
         enter::<V4>(&node, n, OPEN);
@@ -318,15 +363,30 @@ fn a_half_that_stands_already_is_kept_and_the_other_one_joins_it() {
     let node = Node::standard(false);
     let tables = &&node.tables;
     let (mut forward, mut spare) = (entry::<V4>(1), Entry::empty());
-    assert!(table::insert_reply(tables, &mut forward, &mut spare, REPLY_PLACE, OPEN));
+    assert!(table::insert_reply(
+        tables,
+        &mut forward,
+        &mut spare,
+        &mut [nowhere(); 3],
+        &mut REPLY_PLACE.clone(),
+        OPEN
+    ));
     assert_eq!(node.widows().len(), 1);
-    let inserted = table::insert_pair(tables, &mut forward, &mut spare, REPLY_PLACE, OPEN, true);
+    let inserted = table::insert_pair(
+        tables,
+        &mut forward,
+        &mut spare,
+        &mut [nowhere(); 3],
+        &mut REPLY_PLACE.clone(),
+        OPEN,
+        true,
+    );
     assert_eq!(inserted, Inserted::Pair);
     assert!(is_whole::<V4>(&node, 1) && node.halves().len() == 2);
-    table::free_twin(tables, &forward, &mut spare);
+    table::free_twin(tables, &forward, &mut spare, &mut nowhere());
     assert_eq!(node.widows().len(), 1, "the twin alone is freed");
     assert!(matches!(
-        table::insert_half(tables, &forward, &mut spare, OPEN),
+        table::insert_half(tables, &forward, &mut spare, OPEN, &mut nowhere(), &mut nowhere()),
         Half::Same | Half::Stands
     ));
     assert_eq!(node.halves().len(), 1);

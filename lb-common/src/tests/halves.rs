@@ -5,10 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use super::node::Node;
 use crate::access::{SetRef as _, Slots as _, TableFamily};
 use crate::family::{Side, V4, V6};
+use crate::flow::Key;
 use crate::flow::slot::{self, Words};
-use crate::flow::state::{Control, FREE, LIVE, PHASE, REPLY_HALF, SHARED, timeout_word};
-use crate::layout::{SET_SLOTS, VERSION_SHIFT};
-use crate::testing::address;
+use crate::flow::state::{Control, FREE, LIVE, PHASE, REPLY_HALF, SHARED, SPILLED_ONE, timeout_word};
+use crate::flow::table::{self, recount_in};
+use crate::layout::{SET_SLOTS, VERSION_SHIFT, config};
+use crate::slots::home;
+use crate::testing::{address, side};
 
 /// One entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +67,7 @@ impl Node {
 
     /// Frees an entry alone.
     pub(super) fn lose(&self, half: &Half) {
-        let freed = Control {
-            version: half.control.next_version(),
-            state: FREE,
-            last_seen: 0,
-        };
-        by_family!(self, store(half, 0, freed.word()));
+        by_family!(self, lose(half));
     }
 
     /// Frees an entry alone unless a packet has changed it since it was read.
@@ -126,6 +124,11 @@ impl Node {
         }
     }
 
+    /// Of each set, how many entries it tells to be spilled from it, and how many are.
+    pub(super) fn spilled(&self) -> Vec<(u16, u16)> {
+        by_family!(self, spilled())
+    }
+
     /// Fails where two entries have one key, where a slot is left half written, or where the backend's state is torn.
     #[track_caller]
     pub(super) fn check_table(&self) {
@@ -137,6 +140,11 @@ impl Node {
             assert_eq!(doubled, None, "a key stands twice");
         }
         assert_eq!(by_family!(self, unsettled()), 0, "slots are left half written");
+        let spilled = self.spilled();
+        assert!(
+            spilled.iter().all(|(told, are)| told >= are),
+            "spilled entries would not be found: {spilled:?}"
+        );
     }
 }
 
@@ -171,15 +179,6 @@ fn halves<F: TableFamily>(node: &Node) -> Vec<Half> {
     halves
 }
 
-fn store<F: TableFamily>(node: &Node, half: &Half, word: usize, value: u64) {
-    let set = node
-        .tables
-        .flow_slots::<F>()
-        .set(half.set)
-        .expect("a set that was read");
-    set.store(half.base + word, value);
-}
-
 fn tear<F: TableFamily>(node: &Node, half: &Half, version: u64) {
     let set = node
         .tables
@@ -188,6 +187,53 @@ fn tear<F: TableFamily>(node: &Node, half: &Half, version: u64) {
         .expect("a set that was read");
     let at = half.base + Words::backend::<F>();
     set.store(at, set.load(at) & !(0xffff << VERSION_SHIFT) | version);
+}
+
+fn home_of<F: TableFamily>(node: &Node, half: &Half) -> u32 {
+    let key = Key::<F> {
+        src: side(half.from.ip(), half.from.port()),
+        dst: side(half.to.ip(), half.to.port()),
+        protocol: half.protocol,
+    };
+    home(
+        key.hash(node.config(config::TABLE_SEED)),
+        node.tables.flow_slots::<F>().mask(),
+    )
+}
+
+fn lose<F: TableFamily>(node: &Node, half: &Half) {
+    let table = node.tables.flow_slots::<F>();
+    let set = table.set(half.set).expect("a set that was read");
+    let control = Control::from_word(set.load(half.base));
+    if control.version == half.control.version {
+        set.store(half.base, control.freed().word());
+        count_free::<F>(node, half);
+    }
+}
+
+/// Counts a spilled entry that was freed.
+fn count_free<F: TableFamily>(node: &Node, half: &Half) {
+    let home = home_of::<F>(node, half);
+    if home != half.set {
+        recount_in(node.tables.flow_slots::<F>(), home, false);
+    }
+}
+
+/// Counts of spilled entries by set: as they stand there, and as they are.
+fn spilled<F: TableFamily>(node: &Node) -> Vec<(u16, u16)> {
+    let table = node.tables.flow_slots::<F>();
+    let told = |index| {
+        let set = table.set(index).expect("a set up to the mask");
+        Control::from_word(set.load(0)).state / SPILLED_ONE
+    };
+    let mut counts: Vec<(u16, u16)> = (0..=table.mask()).map(|index| (told(index), 0)).collect();
+    for half in halves::<F>(node) {
+        let home = home_of::<F>(node, &half);
+        if home != half.set {
+            counts[home as usize].1 += 1;
+        }
+    }
+    counts
 }
 
 /// Slots that are neither free nor whole.
@@ -209,10 +255,7 @@ fn free<F: TableFamily>(node: &Node, half: &Half) {
         .flow_slots::<F>()
         .set(half.set)
         .expect("a set that was read");
-    let freed = Control {
-        version: half.control.next_version(),
-        state: FREE,
-        last_seen: 0,
-    };
-    set.cas(half.base, half.control.word(), freed.word());
+    if table::free(set, half.base, half.control) {
+        count_free::<F>(node, half);
+    }
 }

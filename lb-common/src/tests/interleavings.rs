@@ -339,10 +339,10 @@ impl Run {
         Ok(())
     }
 
-    /// A half was lost so short ago that its flow need not have noticed: that takes a second at most.
+    /// A half was lost so short ago that its flow need not have noticed: packets go unnoted for sixteen seconds at most.
     fn is_healing(&self) -> bool {
         self.lost_at
-            .is_some_and(|lost_at| self.node.now().wrapping_sub(lost_at) <= HZ)
+            .is_some_and(|lost_at| self.node.now().wrapping_sub(lost_at) <= 16 * HZ)
     }
 
     /// A packet that was not translated has a reason to be so.
@@ -423,9 +423,10 @@ impl Run {
         Ok(())
     }
 
-    /// After a packet each way and a second, what is lost is whole again; after the longest time-out nothing is left.
+    /// After the longest time that a packet may go unnoted and a packet each way, what is lost is whole again; after the longest time-out
+    /// nothing is left.
     fn quiesce(&mut self) -> Result<(), TestCaseError> {
-        self.node.tables.advance(HZ);
+        self.node.tables.advance(16 * HZ);
         for index in 0..self.flows.len() {
             let flow = self.flows[index];
             let stands = |run: &Self| run.node.half(flow.protocol, flow.from, flow.to).is_some();
@@ -442,6 +443,10 @@ impl Run {
         self.node.tables.advance(LONG * HZ);
         self.sweep();
         prop_assert_eq!(self.node.halves(), Vec::new());
+        prop_assert!(
+            self.node.spilled().iter().all(|counts| *counts == (0, 0)),
+            "nothing is spilled any more"
+        );
         self.sweep();
         prop_assert!(self.retired.is_empty());
         Ok(())

@@ -398,6 +398,31 @@ fn every_datagram_reaches_its_backend_and_every_answer_its_client() {
 }
 
 #[test]
+fn packets_of_a_settled_flow_are_noted_sixteen_seconds_apart_and_of_a_young_one_every_second() {
+    let journey = &JOURNEYS[0];
+    each_family(|node| {
+        let seen = journey.out(&node, TCP, "S", Computed::Sender, Reason::NewFlow);
+        journey.back(&node, seen, TCP, "SA", Computed::Sender);
+        journey.out(&node, TCP, "A", Computed::Sender, Reason::Forward);
+        let (from, to) = (
+            ((journey.client)(&node), PORT),
+            ((journey.frontend)(&node), journey.port),
+        );
+        let backend = ((journey.backend)(&node), BACKEND_PORT);
+        let noted_after = |seconds: u32| {
+            node.pass_seconds(seconds);
+            journey.out(&node, TCP, "A", Computed::Sender, Reason::Forward);
+            let halves = [(from, to), (backend, seen)];
+            halves.map(|(from, to)| node.half(TCP, from, to).expect("a half").control.last_seen == node.now())
+        };
+        // It settles with the first of these.
+        assert_eq!(noted_after(1), [true; 2]);
+        assert_eq!(noted_after(15), [false; 2]);
+        assert_eq!(noted_after(1), [true; 2]);
+    });
+}
+
+#[test]
 fn a_packet_of_an_established_flow_costs_one_look_up_in_the_flow_table_and_none_in_the_service_tables() {
     for journey in JOURNEYS {
         for protocol in [TCP, UDP] {
@@ -420,6 +445,8 @@ fn a_packet_of_an_established_flow_costs_one_look_up_in_the_flow_table_and_none_
                     assert_eq!(of(Lookup::Flows), 1, "{sent:?}");
                     assert!(of(Lookup::FlowSets) <= 2, "{sent:?}");
                     assert!(of(Lookup::Bits) <= 2, "{sent:?}");
+                    let plain = L3 + if node.v6 { 40 } else { 20 } + 20;
+                    assert!(sent.buffer.linear <= plain, "payload was moved: {sent:?}");
                     assert_eq!(of(Lookup::Clock), 1, "{sent:?}");
                     let backend_words = u64::from(protocol == UDP && reason == Reason::Forward);
                     assert_eq!(of(Lookup::Backend), backend_words, "{sent:?}");

@@ -240,6 +240,8 @@ impl Node {
             (config::TCP_CLOSED, 120 * second),
             (config::UDP_UNREPLIED, 30 * second),
             (config::UDP_REPLIED, 120 * second),
+            (config::TCP_GRAIN, 16 * second),
+            (config::UDP_GRAIN, 7 * second),
         ] {
             tables.set_config(word, value);
         }

@@ -38,7 +38,7 @@ fn an_ipv4_header_is_read_as_rfc_791_draws_it() {
     ];
     let read = header::<V4>(&bytes, 0).expect("a header");
     assert_eq!(
-        (read.l3, read.l4, read.protocol, read.ttl, read.length),
+        (read.l3, read.l4, read.protocol, read.ttl(), read.length),
         (0, 20, TCP, 61, 44)
     );
     assert_eq!(V4::to_words(read.src), words([192, 0, 2, 1].into()));

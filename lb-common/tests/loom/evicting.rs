@@ -2,8 +2,9 @@
 
 use lb_common::family::V4;
 use lb_common::flow::Entry;
+use lb_common::flow::search::{self, Found};
 use lb_common::flow::state::{ESTABLISHED, REPLIED, REPLY_HALF, SETTLED};
-use lb_common::flow::table::{self, Found, Inserted};
+use lb_common::flow::table::{self, Inserted};
 use loom::sync::Arc;
 use loom::thread;
 
@@ -12,7 +13,7 @@ use crate::model::{Model, NOW, Prepared, Standing, enter, explore, flow, known, 
 /// Notes a packet on both halves, as the pipeline does; whether the flow was there.
 fn note(model: &Model, entry: &Entry<V4>, add: u16) -> bool {
     let mut spare = Entry::empty();
-    let spot = table::locate(&model, &entry.key);
+    let spot = search::locate(&model, &entry.key);
     if spot.found != Found::Entry {
         return false;
     }

@@ -1,8 +1,9 @@
 //! Two CPUs that enter flows at the same time.
 
 use lb_common::flow::contend::Half;
+use lb_common::flow::search::Found;
 use lb_common::flow::state::LIVE;
-use lb_common::flow::table::{self, Inserted};
+use lb_common::flow::table::{self, Inserted, Spot};
 use loom::thread;
 
 use crate::model::{Prepared, assert_whole_pairs, enter, explore, flow, known, reply_of, standing};
@@ -14,7 +15,8 @@ fn one_entry_entered_by_two_cpus_stands_once() {
         let other = model.clone();
         let insert = |model: &crate::model::Model| {
             let mut spare = lb_common::flow::Entry::empty();
-            table::insert_half(&model, &flow(1, 20_000), &mut spare, LIVE)
+            let [mut spot, mut twin] = [Spot::none(Found::Nothing); 2];
+            table::insert_half(&model, &flow(1, 20_000), &mut spare, LIVE, &mut spot, &mut twin)
         };
         let thread = thread::spawn(move || insert(&other));
         let halves = [insert(&model), thread.join().expect("the other CPU")];

@@ -7,10 +7,12 @@
 
 use lb_common::access::{Route, RouteKind, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::{Family, V4};
+use lb_common::flow::search::Found;
 use lb_common::flow::slot::{self, Entry, Key, Place, Rewrite};
-use lb_common::flow::state::{Control, FREE, LIVE, PHASE};
-use lb_common::flow::table::{self, Inserted};
+use lb_common::flow::state::{Control, FREE, LIVE, PHASE, SPILLED_ONE};
+use lb_common::flow::table::{self, Inserted, Spot};
 use lb_common::layout::{AffinityKey, AffinityValue, Device, FragmentKey, SET_SLOTS, config};
+use lb_common::slots::home;
 use lb_common::testing::side;
 use lb_common::verdict::Reason;
 use loom::sync::Arc;
@@ -227,7 +229,15 @@ pub(crate) fn reply_of(forward: &Entry<V4>) -> Entry<V4> {
 /// Enters both halves of a flow, as a packet does.
 pub(crate) fn enter(model: &Model, mut forward: Entry<V4>, state: u16) -> Inserted {
     let mut spare = Entry::empty();
-    table::insert_pair(&model, &mut forward, &mut spare, REPLY_PLACE, LIVE | state, false)
+    table::insert_pair(
+        &model,
+        &mut forward,
+        &mut spare,
+        &mut [Spot::none(Found::Nothing); 3],
+        &mut REPLY_PLACE.clone(),
+        LIVE | state,
+        false,
+    )
 }
 
 /// The words of a table in which these flows were entered with these states, last seen at a time, and then `taken` slots of
@@ -286,7 +296,22 @@ impl Prepared {
     }
 
     pub(crate) fn model(&self) -> Arc<Model> {
-        Model::new(&self.words)
+        let mut words = self.words.clone();
+        for (set, words_of_set) in self.words.chunks(SET_WORDS).enumerate() {
+            for slot in words_of_set.chunks(V4::SLOT_WORDS).filter(|slot| slot[0] != 0) {
+                let side = |word: u64| V4::side_from(|_| word);
+                let key = Key::<V4> {
+                    src: side(slot[1]),
+                    dst: side(slot[2]),
+                    protocol: slot[3] as u8,
+                };
+                let home = home(key.hash(1), SETS as u32 - 1) as usize;
+                if home != set {
+                    words[home * SET_WORDS] += u64::from(SPILLED_ONE) << 32;
+                }
+            }
+        }
+        Model::new(&words)
     }
 }
 

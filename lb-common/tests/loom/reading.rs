@@ -2,8 +2,9 @@
 
 use lb_common::access::Tables as _;
 use lb_common::family::V4;
+use lb_common::flow::search::{self, Found};
 use lb_common::flow::state::LIVE;
-use lb_common::flow::table::{self, Found};
+use lb_common::flow::table::{self, Spot};
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::config;
 use loom::thread;
@@ -12,7 +13,7 @@ use crate::model::{LONG_AGO, Model, NOW, Prepared, explore, flow};
 
 fn find(model: &Model, key: &Key<V4>) -> (Found, Option<Entry<V4>>) {
     let hash = key.hash(model.config(config::TABLE_SEED));
-    let (found, _, read) = table::find::<V4, _>(&model, key, hash);
+    let (found, _, read) = search::find::<V4, _>(&model, key, hash);
     let entry = read.map(|(rewrite, place)| Entry {
         key: *key,
         rewrite,
@@ -22,7 +23,8 @@ fn find(model: &Model, key: &Key<V4>) -> (Found, Option<Entry<V4>>) {
 }
 
 fn insert(model: &Model, entry: &Entry<V4>) {
-    table::insert_half(&model, entry, &mut Entry::empty(), LIVE);
+    let [mut spot, mut twin] = [Spot::none(Found::Nothing); 2];
+    table::insert_half(&model, entry, &mut Entry::empty(), LIVE, &mut spot, &mut twin);
 }
 
 #[test]
@@ -67,7 +69,7 @@ fn a_flow_that_begins_anew_is_seen_as_it_was_or_as_it_is() {
         // The same key, now with another port: both words of the slot's old and new life carry the same key.
         let thread = thread::spawn(move || {
             let model = &&*other;
-            let spot = table::locate(model, &flow(1, 20_000).key);
+            let spot = search::locate(model, &flow(1, 20_000).key);
             assert!(spot.free::<V4, _>(model));
             insert(model, &flow(1, 20_007));
         });

@@ -3,8 +3,9 @@
 //! The sweep here is that of the agent's `flows/sweep.rs`, cut to one flow: the forward half first, then its twin.
 
 use lb_common::family::V4;
+use lb_common::flow::search::{self, Found};
 use lb_common::flow::state::{Control, REPLY_HALF};
-use lb_common::flow::table::{self, Found, Inserted, Spot};
+use lb_common::flow::table::{self, Inserted, Spot};
 use lb_common::flow::{Entry, Key};
 use loom::thread;
 
@@ -18,7 +19,7 @@ fn is_old(control: Control) -> bool {
 
 /// The spot of a key, if its entry has timed out.
 fn timed_out(model: &Model, key: &Key<V4>) -> Option<Spot> {
-    let spot = table::locate(&model, key);
+    let spot = search::locate(&model, key);
     (spot.found == Found::Entry && is_old(spot.control)).then_some(spot)
 }
 
@@ -57,7 +58,7 @@ fn a_sweep_and_a_clients_packet_leave_both_halves_or_none() {
         let thread = thread::spawn(move || sweep(&other, &flow(1, 20_000), 2));
         // A packet that found the entry refreshes both halves.
         let (forward, mut spare) = (flow(1, 20_000), Entry::empty());
-        let spot = table::locate(&&*model, &forward.key);
+        let spot = search::locate(&&*model, &forward.key);
         if spot.found == Found::Entry {
             table::touch::<V4, _>(&&*model, &spot, 0, NOW);
             table::touch_twin(&&*model, &forward, &mut spare, 0, NOW);
@@ -108,9 +109,9 @@ fn a_packet_of_a_flow_that_a_sweep_frees_begins_it_anew_as_one_pair() {
         let thread = thread::spawn(move || sweep(&other, &flow(1, 20_000), 2));
         // What the pipeline does with a flow that is over: both halves are freed, and the flow is entered again.
         let (forward, mut spare) = (flow(1, 20_000), Entry::empty());
-        let spot = table::locate(&&*model, &forward.key);
+        let spot = search::locate(&&*model, &forward.key);
         if spot.found == Found::Entry {
-            table::free_twin(&&*model, &forward, &mut spare);
+            table::free_twin(&&*model, &forward, &mut spare, &mut Spot::none(Found::Nothing));
             spot.free::<V4, _>(&&*model);
         }
         let inserted = enter(&model, forward, 0);

@@ -81,7 +81,8 @@ pub struct Flow {
     pub backend_id: u32,
     /// The generation of that id.
     pub generation: u16,
-    /// Jiffies since the client's last packet, near enough: a packet is noted at most once a second.
+    /// Jiffies since the client's last packet, near enough: packets of a flow that is under way are noted a sixteenth of its time-out apart, sixteen
+    /// seconds at most.
     pub idle: u32,
     /// Jiffies of idleness after which the flow ends.
     pub timeout: u64,

@@ -2,7 +2,7 @@
 //!
 //! In: the shared memory of the tables, and now. Out: freed slots, what is referred to, decoded flows. Entries are never
 //! created here. Nothing is locked: a slot is freed by one compare-and-swap that fails if a packet has touched the entry, so
-//! that a kill at any instruction leaves nothing behind. Layout and states: [`lb_common::flow`].
+//! that a kill at any instruction leaves nothing behind but, at the worst, a count of spilled entries that is one too high. Layout and states: [`lb_common::flow`].
 
 mod dump;
 mod sweep;
@@ -25,6 +25,9 @@ fn slots<F: TableFamily>(store: &dyn MapStore) -> WordSlots<'_> {
     WordSlots::new(store.words(Table::flows(F::V6)), F::SLOT_WORDS)
 }
 
+/// A slot: the index of its set, the set, and the index of its control word there.
+type Slot<'a> = (u32, WordSet<'a>, usize);
+
 /// Every slot of a family's table: its set and the index of its control word there.
 fn each_slot<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = (WordSet<'_>, usize)> {
     let table = slots::<F>(store);
@@ -32,15 +35,15 @@ fn each_slot<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = (Word
     sets.flat_map(|set| (0..SET_SLOTS).map(move |slot| (set, slot * F::SLOT_WORDS)))
 }
 
-/// The entry that holds `key`: its set, the index of its control word there, and that word.
-fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Option<(WordSet<'a>, usize, Control)> {
+/// The entry that holds `key`: its slot and control word.
+fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Option<(Slot<'a>, Control)> {
     let hash = key.hash(seed);
     for index in candidates(hash, table.mask()) {
         let set = table.set(index)?;
         for step in 0..SET_SLOTS {
             let base = probe(hash, step) * F::SLOT_WORDS;
             if let Some(control) = live(set, base).filter(|control| slot::holds(set, base, control.version, key)) {
-                return Some((set, base, control));
+                return Some(((index, set, base), control));
             }
         }
     }

@@ -14,11 +14,13 @@ use lb_common::access::{SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
 use lb_common::flow::slot::{self, Words};
 use lb_common::flow::state::{Control, DATAGRAM, FREE, LIVE, REPLY_HALF, SHARED, class, timeout_word};
+use lb_common::flow::{Key, table};
 use lb_common::hash;
 use lb_common::layout::{SERVICES, SET_SLOTS, VERSION_MASK, config};
 use lb_common::pipeline::Hook;
+use lb_common::slots::home;
 
-use super::{each_slot, find, live, slots};
+use super::{Slot, each_slot, find, live, slots};
 use crate::maps::{MapStore, Referred, Table, WordSet, WordSlots, address_of_words};
 
 /// Names of the classes of flows, as `lb_common::flow::state::class` numbers them.
@@ -147,9 +149,9 @@ impl<'a, F: TableFamily> Pass<'a, F> {
                 self.counts.slots += 1;
                 match control.phase() {
                     FREE => {}
-                    LIVE => self.entry(set, base, control),
+                    LIVE => self.entry((index, set, base), control),
                     _ if before.get(&(index, base)) == Some(&word) => {
-                        self.counts.abandoned += u64::from(free(set, base, control));
+                        self.counts.abandoned += u64::from(table::free(set, base, control));
                     }
                     _ => {
                         self.counts.used += 1;
@@ -163,8 +165,9 @@ impl<'a, F: TableFamily> Pass<'a, F> {
 
     /// An entry: over, or counted with what it refers to.
     #[inline]
-    fn entry(&mut self, set: WordSet<'_>, base: usize, control: Control) {
-        if control.age(self.now) as u64 > self.timeout(control.state) && self.is_over(set, base, control) {
+    fn entry(&mut self, slot: Slot<'_>, control: Control) {
+        let (_, set, base) = slot;
+        if control.age(self.now) as u64 > self.timeout(control.state) && self.is_over(slot, control) {
             self.counts.expired += 1;
             return;
         }
@@ -201,7 +204,8 @@ impl<'a, F: TableFamily> Pass<'a, F> {
     }
 
     /// Frees the flow of a half that is over by itself, unless the other half says otherwise.
-    fn is_over(&self, set: WordSet<'_>, base: usize, control: Control) -> bool {
+    fn is_over(&self, at: Slot<'_>, control: Control) -> bool {
+        let (_, set, base) = at;
         let Some((same, entry)) = slot::decode::<F, _>(set, base) else {
             return false;
         };
@@ -209,12 +213,13 @@ impl<'a, F: TableFamily> Pass<'a, F> {
             return false;
         }
         let twin_key = entry.key.twin(entry.rewrite);
-        let twin = find::<F>(self.table, self.seed, &twin_key).filter(|(set, base, control)| {
+        let twin = find::<F>(self.table, self.seed, &twin_key).filter(|((_, set, base), control)| {
             let rewrite = slot::read::<F, _>(*set, *base, control.version);
             rewrite.is_some_and(|(rewrite, _)| rewrite == entry.key.twin_rewrite())
         });
-        let Some((twin_set, twin_base, twin)) = twin else {
-            return free(set, base, control);
+        let key = &entry.key;
+        let Some((twin_at, twin)) = twin else {
+            return self.free(at, key, control);
         };
         let state = control.state | twin.state & SHARED;
         let age = control.age(self.now).min(twin.age(self.now));
@@ -222,22 +227,22 @@ impl<'a, F: TableFamily> Pass<'a, F> {
             return false;
         }
         if control.state & REPLY_HALF == 0 {
-            free(set, base, control) && {
-                free(twin_set, twin_base, twin);
+            self.free(at, key, control) && {
+                self.free(twin_at, &twin_key, twin);
                 true
             }
         } else {
-            free(twin_set, twin_base, twin) && free(set, base, control)
+            self.free(twin_at, &twin_key, twin) && self.free(at, key, control)
         }
     }
-}
 
-/// Frees a slot if nobody has changed it.
-fn free(set: WordSet<'_>, base: usize, seen: Control) -> bool {
-    let freed = Control {
-        version: seen.next_version(),
-        state: FREE,
-        last_seen: 0,
-    };
-    set.cas(base, seen.word(), freed.word()) == seen.word()
+    /// Frees the slot of a key if nobody has changed it.
+    fn free(&self, (index, set, base): Slot<'_>, key: &Key<F>, seen: Control) -> bool {
+        let freed = table::free(set, base, seen);
+        let home = home(key.hash(self.seed), self.table.mask());
+        if freed && home != index {
+            table::recount_in(self.table, home, false);
+        }
+        freed
+    }
 }

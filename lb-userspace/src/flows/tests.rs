@@ -2,9 +2,10 @@
 
 use lb_common::access::{Route, RouteKind, SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
+use lb_common::flow::search::{self, Found};
 use lb_common::flow::slot::{Entry, Key, Place, Rewrite};
-use lb_common::flow::state::{BUSY, DATAGRAM, ESTABLISHED, LIVE, REPLIED, RESET};
-use lb_common::flow::table::{self, Inserted};
+use lb_common::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, LIVE, REPLIED, RESET, SPILLED};
+use lb_common::flow::table::{self, Inserted, Spot};
 use lb_common::hash;
 use lb_common::layout::{SET_SLOTS, backend_ref, config};
 use lb_common::pipeline::Hook;
@@ -39,8 +40,13 @@ const TIMEOUTS: [(usize, u64); 6] = [
 ];
 
 fn store() -> MemoryStore {
+    store_of(64)
+}
+
+/// A store with so many sets of flows.
+fn store_of(flow_sets: u32) -> MemoryStore {
     let store = MemoryStore::new(MemorySizes {
-        flow_sets: 64,
+        flow_sets,
         ..MemorySizes::default()
     })
     .unwrap();
@@ -76,8 +82,16 @@ fn entry(client: u16, backend: u32) -> Entry<V4> {
 }
 
 /// Inserts both halves as the packet path does.
-fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &mut Entry<F>, reply: Place, state: u16) {
-    let inserted = table::insert_pair(tables, forward, &mut Entry::empty(), reply, state, false);
+fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &mut Entry<F>, mut reply: Place, state: u16) {
+    let inserted = table::insert_pair(
+        tables,
+        forward,
+        &mut Entry::empty(),
+        &mut [Spot::none(Found::Nothing); 3],
+        &mut reply,
+        state,
+        false,
+    );
     assert_eq!(inserted, Inserted::Pair);
 }
 
@@ -99,7 +113,7 @@ fn touch(store: &MemoryStore, now: u32, key: &Key<V4>, add: u16) {
         store,
         surroundings: &At(now),
     };
-    let spot = table::locate(&tables, key);
+    let spot = search::locate(&tables, key);
     table::touch::<V4, _>(&tables, &spot, add, now);
 }
 
@@ -109,6 +123,23 @@ fn used(store: &MemoryStore) -> usize {
     sets.flat_map(|set| (0..SET_SLOTS).map(move |slot| set.load(slot * 8)))
         .filter(|word| word >> 32 & 3 != 0)
         .count()
+}
+
+#[test]
+fn a_spilled_entry_that_is_swept_is_counted_off_its_first_set() {
+    let store = store_of(2);
+    for client in 1001..1005 {
+        insert(&store, 0, client, 1, 0);
+    }
+    let spilled = || {
+        let table = slots::<V4>(&store);
+        let sets = (0..=table.mask()).filter_map(|index| table.set(index));
+        sets.map(|set| Control::from_word(set.load(0)).state & SPILLED)
+            .collect::<Vec<_>>()
+    };
+    assert!(spilled().iter().any(|count| *count > 0), "no set was full");
+    assert_eq!(Sweeper::default().sweep(&store, 61).v4.expired, 4);
+    assert_eq!((used(&store), spilled()), (0, vec![0; 2]));
 }
 
 #[test]
@@ -168,7 +199,7 @@ fn a_lost_half_does_not_keep_the_other() {
         store: &store,
         surroundings: &At(0),
     };
-    let spot = table::locate(&tables, &flow.key);
+    let spot = search::locate(&tables, &flow.key);
     assert!(spot.free::<V4, _>(&tables));
     Sweeper::default().sweep(&store, 60);
     assert_eq!(used(&store), 1);

@@ -50,6 +50,7 @@ pub(super) fn config_words(
     ];
     let ports = &config.snat_ports;
     let times = &config.timeouts;
+    let [tcp_grain, udp_grain] = [times.tcp_established, times.udp_replied].map(|time| grain(jiffies(time, hz), hz));
     let mut words = [0; word::WORDS];
     for (index, value) in [
         (
@@ -67,16 +68,25 @@ pub(super) fn config_words(
         (word::STEER_MAC, steer.map_or(0, |device| mac_word(device.mac))),
         (word::LO_IFINDEX, lo.map_or(0, |i| u64::from(i.ifindex))),
         (word::TCP_HALF_OPEN, jiffies(times.tcp_half_open, hz)),
-        (word::TCP_ESTABLISHED, jiffies(times.tcp_established, hz)),
+        (word::TCP_ESTABLISHED, jiffies(times.tcp_established, hz) + tcp_grain),
         (word::TCP_HALF_CLOSED, jiffies(times.tcp_half_closed, hz)),
         (word::TCP_CLOSED, jiffies(times.tcp_closed, hz)),
         (word::UDP_UNREPLIED, jiffies(times.udp_unreplied, hz)),
-        (word::UDP_REPLIED, jiffies(times.udp_replied, hz)),
+        (word::UDP_REPLIED, jiffies(times.udp_replied, hz) + udp_grain),
+        (word::TCP_GRAIN, tcp_grain),
+        (word::UDP_GRAIN, udp_grain),
         (word::ANSWER_RATE, u64::from(config.answer_rate)),
     ] {
         words[index] = value;
     }
     words
+}
+
+/// How old the note of a packet may be where flows have this time-out: a sixteenth of it, between a second and sixteen. The time-out that
+/// the kernel is given is so much longer, so that no flow ends early.
+fn grain(timeout: u64, hz: u32) -> u64 {
+    let second = u64::from(hz);
+    (timeout / 16).clamp(second, 16 * second)
 }
 
 /// The devices with a role. `vips` never serve as a source: they may sit on an interface, but belong to a Service.
@@ -215,8 +225,15 @@ mod tests {
     fn times_are_jiffies_and_ports_a_count() {
         let config = config(&[("snat-ports", "20000-20099"), ("udp-replied-timeout", "2m")]);
         let words = config_words(&config, &InterfaceTable::default(), None, 250);
-        assert_eq!(words[word::UDP_REPLIED], 30_000);
-        assert_eq!(words[word::TCP_ESTABLISHED], 24 * 3600 * 250);
+        assert_eq!(
+            (words[word::UDP_REPLIED], words[word::UDP_GRAIN]),
+            (30_000 + 1875, 1875)
+        );
+        assert_eq!(
+            (words[word::TCP_ESTABLISHED], words[word::TCP_GRAIN]),
+            ((24 * 3600 + 16) * 250, 16 * 250)
+        );
+        assert_eq!(grain(8 * 250, 250), 250, "a second at least");
         assert_eq!((words[word::PORT_MIN], words[word::PORT_COUNT]), (20000, 100));
         assert_eq!((words[word::TABLE_SEED], words[word::HZ]), (0, 250));
         assert_eq!((words[word::STEER_IFINDEX], words[word::LO_IFINDEX]), (0, 0));

@@ -174,6 +174,13 @@ fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) 
         figures.of(&format!("I {traffic}")),
         Bound::AtMost(1.7),
     ));
+    if place == "Xdp" {
+        // What both entries of a flow cost at the least: a line each that no cache has, beyond one that is at hand.
+        let [far, near] = [MOST_FLOWS, 1].map(|flows| figures.line(flows, traffic));
+        let two = far.less(near, far).less(near, figures.bare(traffic));
+        let name = format!("two of {MOST_FLOWS} such lines, for the two entries of a new flow, beside {traffic}");
+        rows.push(Row::beside(&name, "ns", &two, "I", figures.of(&format!("I {traffic}"))));
+    }
     let net = figures.net(place, &format!("refused {traffic}"), traffic, 1);
     let by = if traffic.starts_with("TCP") {
         "by a reset"

@@ -57,7 +57,7 @@ const MAPS: [(&str, [u32; 5]); 15] = [
 const GLOBALS: [&str; 4] = [map::FLOW_MASK_V4, map::FLOW_MASK_V6, map::CSUM_IPV6, map::FIB_SOURCE];
 
 fn build() -> Vec<u8> {
-    assert_eq!(LAYOUT_VERSION, 2, "the stand-in's maps are those of this layout");
+    assert_eq!(LAYOUT_VERSION, 3, "the stand-in's maps are those of this layout");
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
     let section = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
     object.append_section_data(section, b"GPL\0", 1);

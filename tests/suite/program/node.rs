@@ -258,6 +258,8 @@ pub(super) fn tables() -> NodeTables {
         (config::TCP_CLOSED, 1 << 20),
         (config::UDP_UNREPLIED, 1 << 20),
         (config::UDP_REPLIED, 1 << 21),
+        (config::TCP_GRAIN, 1 << 30),
+        (config::UDP_GRAIN, 1 << 30),
         (config::ANSWER_RATE, 1 << 20),
     ] {
         words[word] = value;
