@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, ProgramArray};
-use aya::programs::{Program, ProgramFd, ProgramInfo, SchedClassifier, Xdp, XdpMode, loaded_programs};
+use aya::programs::{Program, ProgramFd, ProgramInfo, SchedClassifier, TcAttachType, Xdp, XdpMode, loaded_programs};
 use aya::{Ebpf, maps::Map};
 use lb_tests::prog_run::{Input, xdp};
 use steerway::maps::Words;
@@ -240,6 +240,21 @@ impl Programs {
     pub(crate) fn place_sink(&mut self, device: &str) -> Result<()> {
         let sink: &mut Xdp = self.object.program_mut("sink").context("no sink")?.try_into()?;
         sink.attach(device, XdpMode::Driver)?;
+        Ok(())
+    }
+
+    /// Puts the target that does nothing at both hooks of devices of the calling thread's namespace, for as long as this value lives.
+    pub(crate) fn place_nothing(&mut self, devices: &[String]) -> Result<()> {
+        let nothing = self
+            .object
+            .program_mut("nothing")
+            .context("no program that does nothing")?;
+        let nothing: &mut SchedClassifier = nothing.try_into()?;
+        for device in devices {
+            for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+                nothing.attach(device, hook)?;
+            }
+        }
         Ok(())
     }
 

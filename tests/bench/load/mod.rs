@@ -1,8 +1,8 @@
 //! `http` and `connect`: what applications see of a Service, by well-known load tools.
 //!
 //! In: a pod that asks and a pod that answers, both on one node, in a world of its own for each side: plain routing to the pod's
-//! address without anybody in between, a ClusterIP by a DNAT map of nftables, by rules of iptables where the kernel has that, and
-//! by Steerway. Out: requests a second on 32 kept connections and new connections a second (wrk), their latency, and one bulk stream
+//! address without anybody in between, the same with programs that do nothing at the hooks at which ours are (what no Service proxy at tc can
+//! go below), a ClusterIP by a DNAT map of nftables, by rules of iptables where the kernel has that, and by Steerway. Out: requests a second on 32 kept connections and new connections a second (wrk), their latency, and one bulk stream
 //! (iperf3). The sides are taken in turn in every round, and each round begins with another side. The client has one processor, the
 //! server the other. After the rounds of new connections some runs apart tell what our programs in the kernel take of one: the
 //! kernel's statistics, which cost time themselves, are on for those alone.
@@ -26,6 +26,7 @@ use self::server::Server;
 use self::tools::{Load, StreamServer, stream, wrk};
 use crate::figures::Figures;
 use crate::iptables::{self, Frontend};
+use crate::programs::Programs;
 use crate::report::{Bound, Report, Row};
 
 /// The ClusterIP.
@@ -46,17 +47,19 @@ const SERVER: usize = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Direct,
+    Hooked,
     Nft,
     Iptables,
     Ours,
 }
 
-const SIDES: [Side; 4] = [Side::Direct, Side::Nft, Side::Iptables, Side::Ours];
+const SIDES: [Side; 5] = [Side::Direct, Side::Hooked, Side::Nft, Side::Iptables, Side::Ours];
 
 impl Side {
     fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Hooked => "programs that do nothing",
             Self::Nft => "nft",
             Self::Iptables => "iptables",
             Self::Ours => "Steerway",
@@ -68,6 +71,7 @@ impl Side {
 struct Stand {
     side: Side,
     agent: Option<Agent>,
+    _hooks: Option<Programs>,
     _folder: Folder,
     _server: Server,
     _stream_server: StreamServer,
@@ -216,7 +220,7 @@ impl Measured {
             };
             match side {
                 Side::Direct => Row::plain(&name, unit, figures),
-                Side::Nft | Side::Iptables => Row::beside(&name, unit, figures, "direct", direct),
+                Side::Hooked | Side::Nft | Side::Iptables => Row::beside(&name, unit, figures, "direct", direct),
                 Side::Ours => goal(&|least| Row::ratio(&name, unit, figures, "direct", direct, Bound::AtLeast(least))),
             }
         });
@@ -244,7 +248,7 @@ impl Stand {
         let folder = Folder::new();
         let cluster_ip = IpAddr::from(CLUSTER_IP);
         let agent = match side {
-            Side::Direct => None,
+            Side::Direct | Side::Hooked => None,
             Side::Nft => {
                 let elements: Vec<String> = served()
                     .map(|port| format!("{cluster_ip} . {port} : {address} . {port}"))
@@ -276,9 +280,14 @@ impl Stand {
                 Some(agent)
             }
         };
+        let hooks = match side {
+            Side::Hooked => Some(hooked(&world)?),
+            Side::Direct | Side::Nft | Side::Iptables | Side::Ours => None,
+        };
         Ok(Self {
             side,
             agent,
+            _hooks: hooks,
             _folder: folder,
             _server: server,
             _stream_server: stream_server,
@@ -298,11 +307,19 @@ impl Stand {
     /// Where the client asks.
     fn at(&self, port: u16) -> SocketAddr {
         let address = match self.side {
-            Side::Direct => IpAddr::V4(self.world.pod("pod1-2").ip4),
+            Side::Direct | Side::Hooked => IpAddr::V4(self.world.pod("pod1-2").ip4),
             Side::Nft | Side::Iptables | Side::Ours => CLUSTER_IP.into(),
         };
         SocketAddr::new(address, port)
     }
+}
+
+/// Programs that do nothing at all hooks of both pods' devices, for as long as the value lives.
+fn hooked(world: &World) -> Result<Programs> {
+    let devices = ["pod1-1", "pod1-2"].map(|pod| world.pod(pod).veth.clone());
+    let mut programs = Programs::load(0)?;
+    world.node(1).ns.run(|| programs.place_nothing(&devices))?;
+    Ok(programs)
 }
 
 /// The Service as rules: one look-up, and the masquerade that clients outside would need.

@@ -112,7 +112,6 @@ fn a_replaced_token_is_taken_up_whether_it_comes_before_or_after_the_old_ones_en
     end(&scene.cluster, "first", &first);
     relay.cut();
     moves_to(&scene, "pod1-1");
-    assert!(!scene.agents[0].log().contains("401"), "{}", scene.agents[0].log());
 
     // Too late.
     end(&scene.cluster, "second", &second);
@@ -167,6 +166,5 @@ fn an_agent_in_a_pod_asks_as_its_service_account_and_takes_a_new_token_up() {
     end(&scene.cluster, "first", &first);
     relay.cut();
     moves_to(&scene, "pod1-1");
-    assert!(!scene.agents[0].log().contains("401"), "{}", scene.agents[0].log());
     held.all_alive().expect("connections of before");
 }
