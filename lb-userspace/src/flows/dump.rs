@@ -2,15 +2,13 @@
 
 use std::net::SocketAddr;
 
-use lb_common::access::{SetRef as _, TableFamily};
+use lb_common::access::TableFamily;
 use lb_common::family::{Family, Side, V4, V6};
 use lb_common::flow::slot;
-use lb_common::flow::state::{
-    Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, REPLIED, REPLY_HALF, is_closed, timeout_word,
-};
+use lb_common::flow::state::{DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, REPLIED, is_closed, timeout_word};
 use lb_common::layout::config;
 
-use super::each_slot;
+use super::each_forward_half;
 use crate::maps::{MapStore, Table, address_of_words};
 
 /// How far a flow is.
@@ -94,11 +92,7 @@ pub fn dump(store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
 }
 
 fn of_family<F: TableFamily>(store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
-    each_slot::<F>(store).filter_map(move |(set, base)| {
-        let state = Control::from_word(set.load(base)).state;
-        if state & REPLY_HALF != 0 {
-            return None;
-        }
+    each_forward_half::<F>(store).filter_map(move |((_, set, base), _)| {
         let (control, entry) = slot::decode::<F, _>(set, base)?;
         let timeout = timeout_word(control.state);
         debug_assert!(timeout < config::WORDS);

@@ -9,8 +9,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use lb_common::access::{Slots as _, TableFamily};
-use lb_common::flow::state::Control;
+use lb_common::access::{SetRef as _, Slots as _, TableFamily};
+use lb_common::flow::state::{Control, LIVE, REPLY_HALF};
 use lb_common::flow::{Key, slot};
 use lb_common::layout::SET_SLOTS;
 use lb_common::slots::{candidates, probe};
@@ -28,11 +28,30 @@ fn slots<F: TableFamily>(store: &dyn MapStore) -> WordSlots<'_> {
 /// A slot: the index of its set, the set, and the index of its control word there.
 type Slot<'a> = (u32, WordSet<'a>, usize);
 
-/// Every slot of a family's table: its set and the index of its control word there.
-fn each_slot<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = (WordSet<'_>, usize)> {
+/// Sets whose control words are read together.
+const TOGETHER: usize = 16;
+
+/// Every forward half of a family's table: its slot and its control word.
+///
+/// Control words of several sets are read before any is looked at: a processor that guesses wrong what stands in a slot would wait for
+/// its memory before it asks for the next.
+fn each_forward_half<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = (Slot<'_>, Control)> {
     let table = slots::<F>(store);
-    let sets = (0..=table.mask()).map_while(move |index| table.set(index));
-    sets.flat_map(|set| (0..SET_SLOTS).map(move |slot| (set, slot * F::SLOT_WORDS)))
+    let slot = move |first: u32, number: usize| {
+        let index = first + (number / SET_SLOTS) as u32;
+        let base = number % SET_SLOTS * F::SLOT_WORDS;
+        table.set(index).map(|set| (index, set, base))
+    };
+    (0..=table.mask()).step_by(TOGETHER).flat_map(move |first| {
+        let words: [u64; TOGETHER * SET_SLOTS] =
+            std::array::from_fn(|number| slot(first, number).map_or(0, |(_, set, base)| set.load(base)));
+        let words = words.into_iter().enumerate();
+        words.filter_map(move |(number, word)| {
+            let control = Control::from_word(word);
+            let is_forward = control.phase() == LIVE && control.state & REPLY_HALF == 0;
+            Some((slot(first, number).filter(|_| is_forward)?, control))
+        })
+    })
 }
 
 /// The entry that holds `key`: its slot and control word.
@@ -52,8 +71,6 @@ fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Op
 
 /// The control word of a slot that holds an entry.
 fn live(set: WordSet<'_>, base: usize) -> Option<Control> {
-    use lb_common::access::SetRef as _;
-    use lb_common::flow::state::LIVE;
     let control = Control::from_word(set.load(base));
     (control.phase() == LIVE).then_some(control)
 }

@@ -20,7 +20,7 @@ use lb_common::layout::{SERVICES, SET_SLOTS, VERSION_MASK, config};
 use lb_common::pipeline::Hook;
 use lb_common::slots::home;
 
-use super::{Slot, each_slot, find, live, slots};
+use super::{Slot, each_forward_half, find, slots};
 use crate::maps::{MapStore, Referred, Table, WordSet, WordSlots, address_of_words};
 
 /// Names of the classes of flows, as `lb_common::flow::state::class` numbers them.
@@ -102,10 +102,7 @@ pub fn host_connections(store: &dyn MapStore) -> BTreeSet<IpAddr> {
 }
 
 fn host_connections_of<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = IpAddr> {
-    each_slot::<F>(store).filter_map(|(set, base)| {
-        let control = live(set, base).filter(|control| control.state & REPLY_HALF == 0)?;
-        host_destination::<F>(set, base, control)
-    })
+    each_forward_half::<F>(store).filter_map(|((_, set, base), control)| host_destination::<F>(set, base, control))
 }
 
 /// Where the forward entry at `base` goes, if it is an open TCP connection that the node sends through our device.
