@@ -1,7 +1,8 @@
 //! The control word of a flow entry, its state bits, time-outs and its worth when room is needed.
 //!
 //! Control word: version 16 | state 16 | last seen 32 (jiffies; while a slot is being written: a tag of its hash).
-//! State bits only grow during a flow's life, so both halves may set them in any order; each half keeps all of them.
+//! State bits only grow during a flow's life, so both halves may set them in any order; each half keeps all of them. The upper
+//! four are no flow's: see [`SPILLED`].
 
 use crate::access::Tables;
 use crate::layout::{VERSION_MASK, VERSION_SHIFT, config};

@@ -31,14 +31,14 @@ const fn budget(begins: &'static str, verified: u32, size: u32, stack: [u32; 2])
 
 const BUDGETS: [Budget; 8] = [
     budget("uplink_xdp", 29_500, 35_500, [352; 2]),
-    budget("note_", 8_800, 31_000, [448, 512]),
-    budget("begin_", 35_000, 36_000, [448, 512]),
+    budget("note_", 8_200, 26_000, [448, 512]),
+    budget("begin_", 31_000, 32_000, [448, 512]),
     budget("enter_", 55_500, 54_000, [448, 512]),
-    budget("translate_", 7_500, 17_500, [224, 288]),
+    budget("translate_", 6_500, 16_500, [224, 256]),
     budget("control_", 33_000, 33_500, [384, 480]),
     budget("answer_", 6_400, 25_500, [192, 224]),
     // The first stage at every hook of tc.
-    budget("", 38_000, 56_000, [512; 2]),
+    budget("", 36_000, 54_000, [480; 2]),
 ];
 /// Bytes of stack of a chain of calls.
 const STACK: u32 = 512;
