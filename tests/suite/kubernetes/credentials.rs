@@ -54,6 +54,14 @@ fn end(cluster: &ControlPlane, secret: &str, token: &str) {
     });
 }
 
+/// The agent tells of no request that was refused for its token. The status's number alone may be part of a time of day.
+#[track_caller]
+fn assert_logs_no_refusal(scene: &Scene) {
+    let log = scene.agents[0].log();
+    let refused = ["Unauthorized", "code: 401"].iter().any(|words| log.contains(words));
+    assert!(!refused, "{log}");
+}
+
 /// Gives the Service this pod alone, and waits until it answers.
 #[track_caller]
 fn moves_to(scene: &Scene, pod: &str) {
@@ -112,6 +120,7 @@ fn a_replaced_token_is_taken_up_whether_it_comes_before_or_after_the_old_ones_en
     end(&scene.cluster, "first", &first);
     relay.cut();
     moves_to(&scene, "pod1-1");
+    assert_logs_no_refusal(&scene);
 
     // Too late.
     end(&scene.cluster, "second", &second);
@@ -166,5 +175,6 @@ fn an_agent_in_a_pod_asks_as_its_service_account_and_takes_a_new_token_up() {
     end(&scene.cluster, "first", &first);
     relay.cut();
     moves_to(&scene, "pod1-1");
+    assert_logs_no_refusal(&scene);
     held.all_alive().expect("connections of before");
 }
