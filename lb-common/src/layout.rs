@@ -361,11 +361,14 @@ pub struct Device {
     pub mac: u64,
     /// IPv4 source for SNAT out of this device (native-endian load of network order); 0 = none.
     pub source_v4: u32,
-    /// Explicit padding, zero.
-    pub pad: u32,
+    /// `DEVICE_*` bits.
+    pub flags: u32,
     /// IPv6 source for SNAT out of this device; zero = none.
     pub source_v6: [u64; 2],
 }
+
+/// Device flag: the host's end of a pod's link.
+pub const DEVICE_POD: u32 = 1;
 
 /// Number of words of a [`Device`] value.
 pub const DEVICE_WORDS: usize = 5;
@@ -376,7 +379,7 @@ impl Device {
     pub const fn words(self) -> [u64; DEVICE_WORDS] {
         [
             self.bridge_mac,
-            self.source_v4 as u64,
+            self.source_v4 as u64 | (self.flags as u64) << 32,
             self.source_v6[0],
             self.source_v6[1],
             self.mac,
@@ -390,7 +393,7 @@ impl Device {
             bridge_mac: w[0],
             mac: w[4],
             source_v4: w[1] as u32,
-            pad: 0,
+            flags: (w[1] >> 32) as u32,
             source_v6: [w[2], w[3]],
         }
     }
@@ -445,6 +448,8 @@ pub mod config {
     pub const FLAG_REFUSE_BY_ICMP: u64 = 4;
     /// Some hooked device is a bridge port: replies may need lifting.
     pub const FLAG_BRIDGES: u64 = 8;
+    /// Packets of Services go from pod to pod past the host's stack.
+    pub const FLAG_HOST_ROUTING: u64 = 16;
 }
 
 /// Key of the affinity tables: client address (IPv4 in the first word) and service port id.
@@ -524,7 +529,7 @@ mod tests {
             bridge_mac: 1,
             mac: 5,
             source_v4: 2,
-            pad: 0,
+            flags: 6,
             source_v6: [3, 4],
         };
         assert_eq!(Device::from_words(d.words()), d);

@@ -12,6 +12,8 @@ pub enum Action {
     Transmit,
     /// Hand to the receive path of a device (destination MAC is that device's).
     Receive,
+    /// Hand to the pod at the other end of a device's link (Ethernet header complete).
+    Deliver,
     /// Send out of a device; the kernel resolves the next hop and fills the Ethernet header.
     Neighbour,
     /// Answer in place of the destination: the answer is built from the untranslated packet and sent back.

@@ -69,6 +69,7 @@ impl Hooked for Skb {
             Action::Drop | Action::Answer => TC_SHOT,
             Action::Transmit => kernel::transmit(verdict.ifindex),
             Action::Receive => kernel::receive(verdict.ifindex),
+            Action::Deliver => kernel::deliver(verdict.ifindex),
             Action::Neighbour => kernel::neighbour::<F>(verdict.ifindex, verdict.next_hop),
         }
     }
@@ -96,8 +97,8 @@ impl Hooked for Frame {
             Action::Pass => XDP_PASS,
             // What leaves an early hook leaves by the device that it came in by.
             Action::Transmit => XDP_TX,
-            // The latter two are never decided there.
-            Action::Drop | Action::Answer | Action::Receive | Action::Neighbour => XDP_DROP,
+            // The latter three are never decided there.
+            Action::Drop | Action::Answer | Action::Receive | Action::Deliver | Action::Neighbour => XDP_DROP,
         }
     }
 }
@@ -133,7 +134,7 @@ pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) ->
         Stage::Note => pipeline::note(&mut packet, &tables, work, l3, hook),
         Stage::Begin => pipeline::begin(&mut packet, &tables, work, l3, hook),
         Stage::Enter => pipeline::enter(&tables, work),
-        Stage::Translate => Step::done(pipeline::translate_known(&mut packet, &tables, work)),
+        Stage::Translate => Step::done(pipeline::translate_known(&mut packet, &tables, work, hook)),
         Stage::Control => pipeline::control(&mut packet, &tables, work, l3, hook),
     };
     go_on::<H, F>(ctx, &tables, step, hook, l3)

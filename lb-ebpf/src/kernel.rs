@@ -12,7 +12,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup as FibLookup, bpf_redir_neigh};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
+    bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
 };
 use aya_ebpf::macros::btf_map;
 use lb_common::access::{Macs, Route, RouteKind, TableFamily};
@@ -203,6 +203,14 @@ pub(crate) fn transmit(ifindex: u32) -> i32 {
 pub(crate) fn receive(ifindex: u32) -> i32 {
     // SAFETY: scalars only.
     unsafe { bpf_redirect(ifindex, INGRESS) as i32 }
+}
+
+/// Hands the packet to the pod at the other end of a device's link, past the stack; the return value is the program's. At ingress
+/// alone.
+#[inline(always)]
+pub(crate) fn deliver(ifindex: u32) -> i32 {
+    // SAFETY: scalars only.
+    unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
 }
 
 /// Puts `length` zeros before a packet without a link header: [`neighbour`] drops a packet that carries none, and takes off

@@ -149,6 +149,20 @@ impl Programs {
         })
     }
 
+    /// Loads the programs once more, which puts them elsewhere in memory; the tables stay.
+    pub(crate) fn load_anew(&mut self) -> Result<()> {
+        for (name, program) in self.object.programs_mut() {
+            let loaded = if let Program::Xdp(program) = program {
+                program.unload().and_then(|()| program.load())
+            } else {
+                let program: &mut SchedClassifier = program.try_into()?;
+                program.unload().and_then(|()| program.load())
+            };
+            loaded.with_context(|| format!("cannot load {name} anew"))?;
+        }
+        Ok(())
+    }
+
     /// Lays out a frame.
     pub(crate) fn put(&self, number: usize, frame: &[u64; WORDS]) {
         for (i, word) in frame.iter().enumerate() {

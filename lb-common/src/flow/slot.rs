@@ -98,6 +98,8 @@ pub enum Way {
     Steer = 3,
     /// To the host by the loopback's receive path.
     Loopback = 4,
+    /// Straight into a pod of this node, past the stack; as [`Way::Route`] where the route leads elsewhere by now.
+    Pod = 5,
 }
 
 impl Way {
@@ -109,6 +111,7 @@ impl Way {
             2 => Self::Back,
             3 => Self::Steer,
             4 => Self::Loopback,
+            5 => Self::Pod,
             _ => Self::Stack,
         }
     }

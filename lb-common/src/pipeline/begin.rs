@@ -105,7 +105,8 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         return Verdict::drop(reason);
     }
     let own = backend.side.addr == entry.key.src.addr;
-    let places = place::decide(hook, packet.sent_by_host(), backend.flags, own);
+    let host_routing = flags & config::FLAG_HOST_ROUTING != 0;
+    let places = place::decide(hook, packet.sent_by_host(), host_routing, backend.flags, own);
     entry.rewrite = Rewrite {
         src: entry.key.src,
         dst: backend.side,
@@ -119,9 +120,19 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
     match places.source {
         NewSource::Keep | NewSource::KeepAddress => {}
         NewSource::Frontend => entry.rewrite.src.addr = entry.key.dst.addr,
-        NewSource::Node => {
-            let length = forward::whole_length(packet, header);
-            let route = tables.recent_route::<F>(packet.ifindex(), F::Addr::default(), backend.side.addr, length);
+        // Whichever the way out prefers.
+        NewSource::Node => entry.rewrite.src.addr = F::Addr::default(),
+    }
+    let into_pod = !P::EARLY && places.forward_way == Way::Pod;
+    if into_pod || places.source == NewSource::Node {
+        let (sides, length) = (&entry.rewrite, forward::whole_length(packet, header));
+        let route = tables.recent_route::<F>(packet.ifindex(), sides.src.addr, sides.dst.addr, length);
+        if into_pod {
+            if !forward::leads_to_pod(tables, &route) {
+                // Behind a bridge, perhaps, or without a hook: the stack's.
+                entry.place.way = Way::Stack as u8;
+            }
+        } else {
             let exit = forward::via(packet, header, &route);
             if !exit.leaves {
                 return limited(tables, header, tcp_flags, exit.verdict);

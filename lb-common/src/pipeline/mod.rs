@@ -182,7 +182,7 @@ pub fn process<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
             Stage::Note => note(packet, tables, &mut work, l3, HOOK),
             Stage::Begin => begin(packet, tables, &mut work, l3, HOOK),
             Stage::Enter => enter(tables, &mut work),
-            Stage::Translate => Step::done(translate_known(packet, tables, &work)),
+            Stage::Translate => Step::done(translate_known(packet, tables, &work, HOOK)),
             Stage::Control => control(packet, tables, &mut work, l3, HOOK),
         };
     }
@@ -271,7 +271,7 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     if !unremarkable {
         return Step::next(Stage::Note);
     }
-    Step::done(translate(packet, tables, &header, ports, &entry, reply))
+    Step::done(translate(packet, tables, &header, ports, &entry, reply, HOOK))
 }
 
 /// True when an answer to this packet may meet an entry.

@@ -148,9 +148,14 @@ fn elsewhere<F: TableFamily, P: Packet, T: Tables>(
 
 /// The stage that translates a packet as the stage before left its headers and its entry in `work`; any hook.
 #[inline(always)]
-pub fn translate_known<F: TableFamily, P: Packet, T: Tables>(packet: &mut P, tables: &T, work: &Work<F>) -> Decided<F> {
+pub fn translate_known<F: TableFamily, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    work: &Work<F>,
+    hook: u8,
+) -> Decided<F> {
     let reply = work.flow_state & REPLY_HALF != 0;
-    translate(packet, tables, &work.header, work.ports, &work.entry, reply)
+    translate(packet, tables, &work.header, work.ports, &work.entry, reply, hook)
 }
 
 /// Rewrites a packet by its flow entry and sends it on.
@@ -162,14 +167,10 @@ pub(super) fn translate<F: TableFamily, P: Packet, T: Tables>(
     ports: Ports,
     entry: &Entry<F>,
     reply: bool,
+    hook: u8,
 ) -> Decided<F> {
-    let exit = forward::exit(
-        packet,
-        tables,
-        header,
-        &entry.rewrite,
-        Way::from_number(entry.place.way),
-    );
+    let way = Way::from_number(entry.place.way);
+    let exit = forward::exit(packet, tables, header, &entry.rewrite, way, hook);
     if !exit.leaves {
         return limited(tables, header, ports.tcp_flags, exit.verdict);
     }

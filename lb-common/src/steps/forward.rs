@@ -5,13 +5,17 @@
 //! live are checked here (RFC 791, RFC 1812 section 5.3.1, RFC 8200). One that is too big but may be fragmented is handed to the
 //! kernel at the loopback, translated: it forwards from there what has an address of this host as its source, and cuts it.
 //!
+//! What goes straight into a pod is routed by us as well; the pod's receive path takes it over instead of the host's, of which no
+//! hook, no rule and no policy sees it.
+//!
 //! At a hook that is early ([`Packet::EARLY`]) a packet leaves only by a way that is sure to the end: to the stack with a mark
 //! that keeps the later hook from translating it again, or by the device it came in by to a next hop whose MAC address the
 //! kernel knows. Any other is handed over, untouched.
 
 use crate::access::{Macs, Packet, Route, RouteKind, TableFamily, Tables};
 use crate::flow::slot::{Rewrite, Way};
-use crate::layout::config;
+use crate::layout::{DEVICE_POD, config};
+use crate::pipeline::Hook;
 use crate::steps::parse::Header;
 use crate::verdict::{Action, Answer, Reason, Verdict};
 use crate::wire;
@@ -81,7 +85,7 @@ pub fn mark<T: Tables>(tables: &T, ifindex: u32) -> u32 {
     tables.config(config::TABLE_SEED) as u32 ^ ifindex
 }
 
-/// Decides how a packet that becomes `rewrite` leaves. One that leaves must be rewritten or dropped.
+/// Decides how a packet that becomes `rewrite` leaves a hook. One that leaves must be rewritten or dropped.
 #[inline(always)]
 pub fn exit<F: TableFamily, P: Packet, T: Tables>(
     packet: &mut P,
@@ -89,6 +93,7 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
     header: &Header<F>,
     rewrite: &Rewrite<F>,
     way: Way,
+    hook: u8,
 ) -> Exit<F> {
     match way {
         Way::Stack if P::EARLY => match packet.mark(mark(tables, packet.ifindex())) {
@@ -102,20 +107,29 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
             exit.link = Link::Swap;
             exit
         }
-        Way::Steer | Way::Loopback if P::EARLY => Exit::handed_over(),
+        Way::Steer | Way::Loopback | Way::Pod if P::EARLY => Exit::handed_over(),
+        // The stack has it on its way into the pod already.
+        Way::Pod if hook != Hook::POD_IN => Exit::by(Action::Pass),
         Way::Steer => host(
             header,
             tables.config(config::STEER_IFINDEX) as u32,
             tables.config(config::STEER_MAC),
         ),
         Way::Loopback => loopback(tables, header),
-        Way::Route => {
+        Way::Route | Way::Pod => {
             let length = wire_length(packet, header);
             let route = tables.recent_route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length);
             if !P::EARLY && route.kind == RouteKind::TooBig && may_be_cut(packet, header) {
                 loopback(tables, header)
             } else {
-                via(packet, header, &route)
+                let mut exit = via(packet, header, &route);
+                let known = route.macs.to != 0 && header.l3 != 0;
+                if !P::EARLY && way == Way::Pod && exit.leaves && known && leads_to_pod(tables, &route) {
+                    exit.verdict.action = Action::Deliver;
+                    exit.link = Link::Hop;
+                    exit.macs = route.macs;
+                }
+                exit
             }
         }
     }
@@ -173,6 +187,15 @@ pub fn via<F: TableFamily, P: Packet>(packet: &P, header: &Header<F>, route: &Ro
         RouteKind::Local => Exit::by(Action::Pass),
         RouteKind::None => Exit::refused(Verdict::drop(Reason::NoRoute)),
     }
+}
+
+/// True where a way out is a pod's device.
+#[inline(always)]
+pub fn leads_to_pod<A, T: Tables>(tables: &T, route: &Route<A>) -> bool {
+    route.kind == RouteKind::Via
+        && tables
+            .device(route.ifindex)
+            .is_some_and(|device| device.flags & DEVICE_POD != 0)
 }
 
 /// True where a frame may go back out of the device that it came in by. One that was sent to another host (the device is

@@ -3,6 +3,7 @@
 //! | seen at | backend | source becomes | forward goes on | reply is met at | reply goes on |
 //! |---|---|---|---|---|---|
 //! | pod in | the pod itself | the frontend | back | pod in | back |
+//! | pod in | another pod of this node, with host routing by BPF | kept | pod | pod in or out | pod |
 //! | pod in | any other | kept | stack | pod out | stack |
 //! | uplink in | on this node, by policy Local | kept | stack | any out | stack |
 //! | uplink in | on this node, else | kept, with a port of ours | stack | any out | stack |
@@ -50,11 +51,14 @@ const ANY_IN: u8 = Hook::POD_IN | Hook::UPLINK_IN;
 /// Hooks at which packets leave to pods and wires.
 const ANY_OUT: u8 = Hook::POD_OUT | Hook::UPLINK_OUT;
 
-/// Decides for a new flow.
+/// Decides for a new flow. `host_routing`: packets go from pod to pod past the host's stack.
 #[inline(always)]
-pub fn decide(hook: u8, sent_by_host: bool, backend_flags: u16, backend_is_client: bool) -> Places {
+pub fn decide(hook: u8, sent_by_host: bool, host_routing: bool, backend_flags: u16, backend_is_client: bool) -> Places {
     let (source, way) = match hook {
         Hook::POD_IN if backend_is_client => (NewSource::Frontend, Way::Back),
+        Hook::POD_IN if host_routing && backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) == BACKEND_ON_NODE => {
+            (NewSource::Keep, Way::Pod)
+        }
         Hook::POD_IN => (NewSource::Keep, Way::Stack),
         Hook::UPLINK_IN if backend_flags & (BACKEND_ON_NODE | BACKEND_HOST) != 0 && backend_flags & KEEPS_PORT != 0 => {
             (NewSource::Keep, Way::Stack)
@@ -88,6 +92,8 @@ pub fn reply(forward_hooks: u8, forward_way: Way) -> (u8, Way) {
         (_, Way::Steer) => (Hook::STEER_OUT, Way::Steer),
         (Hook::LO_OUT, Way::Stack) => (Hook::LO_OUT, Way::Stack),
         (Hook::POD_IN, Way::Stack) => (Hook::POD_OUT, Way::Stack),
+        // A pod may answer by a device without a hook; its packets go by the stack then.
+        (_, Way::Pod) => (Hook::POD_IN | Hook::POD_OUT, Way::Pod),
         (_, Way::Stack) => (ANY_OUT, Way::Stack),
         (Hook::STEER_OUT, _) => (ANY_IN, Way::Steer),
         (Hook::LO_OUT, _) => (ANY_IN, Way::Loopback),
@@ -183,7 +189,7 @@ mod tests {
             (Hook::LO_OUT, true, 0, false, node, (ANY_IN, Way::Loopback)),
         ];
         for (hook, sent_by_host, flags, own, forward, back) in rows {
-            let p = decide(hook, sent_by_host, flags, own);
+            let p = decide(hook, sent_by_host, false, flags, own);
             assert_eq!(
                 (p.source, p.forward_way),
                 forward,
@@ -196,10 +202,43 @@ mod tests {
             );
         }
         for flags in [BACKEND_ON_NODE, BACKEND_HOST] {
-            let by_local_policy = decide(Hook::UPLINK_IN, false, flags | KEEPS_PORT, false);
+            let by_local_policy = decide(Hook::UPLINK_IN, false, false, flags | KEEPS_PORT, false);
             assert_eq!((by_local_policy.source, by_local_policy.forward_way), keep(Way::Stack));
         }
-        let elsewhere = decide(Hook::UPLINK_IN, false, KEEPS_PORT, false);
+        let elsewhere = decide(Hook::UPLINK_IN, false, false, KEEPS_PORT, false);
         assert_eq!((elsewhere.source, elsewhere.forward_way), node);
+    }
+
+    #[test]
+    fn host_routing_concerns_pods_of_this_node_alone() {
+        let mut straight_into_a_pod = Vec::new();
+        for hook in [Hook::POD_IN, Hook::UPLINK_IN, Hook::STEER_OUT, Hook::LO_OUT] {
+            for flags in [
+                0,
+                BACKEND_HOST,
+                BACKEND_HOST | BACKEND_ON_NODE,
+                BACKEND_ON_NODE,
+                BACKEND_ON_NODE | KEEPS_PORT,
+            ] {
+                for own in [false, true] {
+                    let (with, without) = (
+                        decide(hook, false, true, flags, own),
+                        decide(hook, false, false, flags, own),
+                    );
+                    if with != without {
+                        assert_eq!(
+                            (with.source, with.forward_hooks),
+                            (without.source, without.forward_hooks)
+                        );
+                        straight_into_a_pod.push((hook, flags, own, with.forward_way));
+                    }
+                }
+            }
+        }
+        assert_eq!(
+            straight_into_a_pod,
+            [BACKEND_ON_NODE, BACKEND_ON_NODE | KEEPS_PORT].map(|flags| (Hook::POD_IN, flags, false, Way::Pod))
+        );
+        assert_eq!(reply(Hook::POD_IN, Way::Pod), (Hook::POD_IN | Hook::POD_OUT, Way::Pod));
     }
 }

@@ -17,8 +17,8 @@ use std::net::IpAddr;
 use super::{BackendRecord, Block, Buffer, Frame, HostRoute, HostTables, Outcome, Sizes, run, run_early, words};
 use crate::access::{Macs, RouteKind};
 use crate::layout::{
-    BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BackendControl, Device,
-    FRONTEND_CLUSTER, FRONTEND_ECHO, FRONTEND_NODE, FRONTEND_NODE_PORT, FRONTEND_RANGES, FRONTEND_REFUSE,
+    BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BackendControl, DEVICE_POD,
+    Device, FRONTEND_CLUSTER, FRONTEND_ECHO, FRONTEND_NODE, FRONTEND_NODE_PORT, FRONTEND_RANGES, FRONTEND_REFUSE,
     FRONTEND_VALID, FrontendValue, ServiceWord, config,
 };
 use crate::pipeline::Hook;
@@ -104,14 +104,17 @@ fn ip(text: &str) -> Option<IpAddr> {
     text.parse().ok()
 }
 
-/// Tables with four Services of each family and a flow to each that has a backend.
+/// Tables with four Services of each family and a flow to each that has a backend. Nodes that may answer six times have host routing
+/// by BPF.
 fn tables(flags: u8) -> HostTables {
     let tables = HostTables::new(Sizes {
         flow_sets: 4,
         ..Sizes::default()
     });
+    let allowed = u32::from(flags >> 4 & 7);
+    let host_routing = if allowed == 6 { config::FLAG_HOST_ROUTING } else { 0 };
     for (word, value) in [
-        (config::FLAGS, u64::from(flags & 15)),
+        (config::FLAGS, u64::from(flags & 15) | host_routing),
         (config::TABLE_SEED, 3),
         (config::SELECT_SEED, 4),
         (config::HZ, 100),
@@ -142,7 +145,6 @@ fn tables(flags: u8) -> HostTables {
             }),
         );
     }
-    let allowed = u32::from(flags >> 4 & 7);
     tables.set_answers(if allowed == 7 { u32::MAX } else { allowed });
     tables
 }
@@ -203,6 +205,7 @@ fn publish(tables: &HostTables, v6: bool, [vip, lb, node]: [IpAddr; 3], backends
             Device {
                 bridge_mac: u64::from(ifindex) * 0x0102_0304_0506,
                 mac: u64::from(ifindex) * 0x0605_0403_0201,
+                flags: DEVICE_POD,
                 ..Device::default()
             },
         );
@@ -297,7 +300,7 @@ fn early(tables: &HostTables, choice: &Choice<'_>) {
         Action::Pass => assert!(untouched || frame.mark.is_some(), "{outcome:?} changed the frame"),
         Action::Transmit => assert_eq!(outcome.ifindex, 2, "{outcome:?} leaves by another device"),
         Action::Drop => {}
-        Action::Receive | Action::Neighbour | Action::Answer => panic!("{outcome:?} at XDP"),
+        Action::Receive | Action::Deliver | Action::Neighbour | Action::Answer => panic!("{outcome:?} at XDP"),
     }
     assert!(
         frame.mark.is_none() || matches!(outcome.action, Action::Pass | Action::Drop),
@@ -349,6 +352,12 @@ pub fn fuzz(bytes: &[u8]) -> Option<Outcome> {
         assert!(
             untouched && outcome.action == Action::Pass,
             "{outcome:?} for a packet that is not ours"
+        );
+    }
+    if choice.spoils.is_empty() {
+        assert!(
+            outcome.action != Action::Deliver || choice.hook == Hook::POD_IN && choice.l3 != 0,
+            "the kernel takes no {outcome:?} here"
         );
     }
     if outcome.action != Action::Drop && was_right == Some(true) {

@@ -15,6 +15,8 @@ const SPOILS_NOTHING: u8 = 0;
 const IPV6: u8 = 8;
 /// Answers without limit, ping answered.
 const FLAGS: u8 = 0x70 | config::FLAG_ECHO as u8;
+/// Six answers, and host routing by BPF.
+const HOST_ROUTING: u8 = 0x60 | config::FLAG_ECHO as u8;
 
 /// Positions in the fuzzer's list of hooks.
 const POD_IN: u8 = 0;
@@ -99,6 +101,21 @@ fn corpus() -> Vec<(Reason, Vec<u8>)> {
             FLAGS,
             Packet::new(local, client).tcp(8080, 40_000, "SA"),
         );
+        for (reason, hook, packet) in [
+            (Reason::Forward, POD_IN, to_vip().tcp(40_005, 80, "S")),
+            (
+                Reason::Reply,
+                POD_IN,
+                Packet::new(local, client).tcp(8080, 40_000, "SA"),
+            ),
+            (
+                Reason::Reply,
+                POD_OUT,
+                Packet::new(local, client).tcp(8080, 40_000, "SA"),
+            ),
+        ] {
+            add(reason, hook, HOST_ROUTING, packet);
+        }
         add(Reason::UnknownPort, POD_IN, FLAGS, to_vip().tcp(40_000, 79, "S"));
         add(Reason::UnknownPort, POD_IN, FLAGS, to_vip().udp(40_000, 79));
         add(Reason::NoEndpoints, POD_IN, FLAGS, to_vip().tcp(40_000, 83, "S"));

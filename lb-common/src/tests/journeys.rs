@@ -301,7 +301,7 @@ impl Journey {
                 let mac = if way.1 == STEER { STEER_MAC } else { [0; 6] };
                 after.clone().macs(CLIENT_MAC, mac)
             }
-            Action::Pass | Action::Drop | Action::Neighbour | Action::Answer => after.clone(),
+            Action::Pass | Action::Drop | Action::Neighbour | Action::Deliver | Action::Answer => after.clone(),
         };
         sent.decoded();
         let wire = sent.buffer.wire();

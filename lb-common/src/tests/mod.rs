@@ -25,6 +25,7 @@ mod entries;
 mod floods;
 mod fuzzing;
 mod hashing;
+mod host_routing;
 mod icmp_errors;
 mod interleavings;
 mod journeys;

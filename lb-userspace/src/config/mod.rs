@@ -5,6 +5,7 @@
 //! to write instead. What may be missing for now (the folder, the Node object, addresses, interfaces) is no error here: the
 //! agent starts without them.
 
+mod choices;
 mod error;
 mod file;
 mod kube_proxy;
@@ -25,6 +26,7 @@ use crate::model::NodePortAddresses;
 use crate::source::kubernetes::Access;
 use kube_proxy::Translated;
 
+pub use choices::{Attach, HostRouting, RefuseWith, Xdp};
 pub use error::{ConfigError, ConfigErrors};
 pub use file::{API_VERSION, KIND};
 pub use kube_proxy::flags as kube_proxy_flags;
@@ -43,62 +45,6 @@ pub enum Source {
     Folder(PathBuf),
     /// An API server.
     Kubernetes(Access),
-}
-
-/// How TCP connections are refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefuseWith {
-    /// By a TCP reset.
-    Reset,
-    /// By ICMP port unreachable.
-    Icmp,
-}
-
-/// How programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attach {
-    /// By tcx where the kernel has it, else as clsact filters.
-    Auto,
-    /// By tcx or not at all.
-    Tcx,
-    /// As clsact filters even where tcx is there.
-    Clsact,
-}
-
-/// Where programs run at XDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Xdp {
-    /// On uplinks whose driver takes it.
-    Auto,
-    /// In the driver of every uplink.
-    Native,
-    /// In the kernel's stack behind the driver of every uplink.
-    Generic,
-    /// Nowhere.
-    Off,
-}
-
-impl Xdp {
-    /// Words of the setting.
-    pub const WORDS: [(&'static str, Self); 4] = [
-        ("auto", Self::Auto),
-        ("native", Self::Native),
-        ("generic", Self::Generic),
-        ("off", Self::Off),
-    ];
-
-    /// The word of the setting.
-    pub fn word(self) -> &'static str {
-        Self::WORDS
-            .iter()
-            .find(|(_, value)| *value == self)
-            .map_or("", |(word, _)| word)
-    }
-
-    /// Whether an uplink without XDP is an error.
-    pub fn insists(self) -> bool {
-        matches!(self, Self::Native | Self::Generic)
-    }
 }
 
 /// Name patterns that override the roles of interfaces.
@@ -203,6 +149,8 @@ pub struct Config {
     pub ping: bool,
     /// How TCP is refused.
     pub refuse_with: RefuseWith,
+    /// How packets go from pod to pod.
+    pub host_routing: HostRouting,
     /// Answers a second on each CPU.
     pub answer_rate: u32,
     /// Overrides of interface roles.
@@ -321,7 +269,10 @@ impl Config {
             drain: read.one("drain", false, parse::truth),
             ping: !read.one("no-ping", false, parse::truth),
             refuse_with: read.one("refuse-with", RefuseWith::Reset, |text| {
-                parse::word(text, &[("rst", RefuseWith::Reset), ("icmp", RefuseWith::Icmp)])
+                parse::word(text, &RefuseWith::WORDS)
+            }),
+            host_routing: read.one("host-routing", HostRouting::Kernel, |text| {
+                parse::word(text, &HostRouting::WORDS)
             }),
             answer_rate: read.one("answer-rate", 0, parse::rate),
             interfaces: InterfacePatterns {
@@ -330,12 +281,7 @@ impl Config {
                 pod: read.list("pod", parse::pattern),
                 ignore: read.list("ignore", parse::pattern),
             },
-            attach: read.one("attach", Attach::Auto, |text| {
-                parse::word(
-                    text,
-                    &[("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)],
-                )
-            }),
+            attach: read.one("attach", Attach::Auto, |text| parse::word(text, &Attach::WORDS)),
             xdp: read.one("xdp", Xdp::Auto, |text| parse::word(text, &Xdp::WORDS)),
             flow_entries: read.one("flow-entries", 0, parse::flow_entries),
             timeouts: timeouts(&mut read, conntrack),

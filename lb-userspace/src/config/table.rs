@@ -146,6 +146,14 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         Traffic,
+        "host-routing",
+        Value,
+        "kernel|bpf",
+        "kernel",
+        "How packets of Services go from pod to pod of this node: by the host's stack, or by BPF straight into the pod, which is faster but which netfilter's policies, conntrack and other programs at the pod's egress hook do not see",
+    ),
+    setting(
+        Traffic,
         "answer-rate",
         Value,
         "NUMBER",

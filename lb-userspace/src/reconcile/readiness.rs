@@ -123,6 +123,7 @@ mod tests {
             ethernet: true,
             metadata,
             veth: false,
+            peer_elsewhere: false,
             carries_vlans: false,
             addresses: vec![address],
             bridge: None,

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use lb_common::layout::{Device, config as word};
+use lb_common::layout::{DEVICE_POD, Device, config as word};
 
-use crate::config::{Config, RefuseWith};
+use crate::config::{Config, HostRouting, RefuseWith};
 use crate::datapath::interfaces::{Interface, InterfaceTable, Role};
 use crate::datapath::steer::SteerDevice;
 use crate::maps::{v4_word, v6_words};
@@ -47,6 +47,7 @@ pub(super) fn config_words(
         (config.ping, word::FLAG_ECHO),
         (config.refuse_with == RefuseWith::Icmp, word::FLAG_REFUSE_BY_ICMP),
         (bridges, word::FLAG_BRIDGES),
+        (config.host_routing == HostRouting::Bpf, word::FLAG_HOST_ROUTING),
     ];
     let ports = &config.snat_ports;
     let times = &config.timeouts;
@@ -115,7 +116,11 @@ fn device(interface: &Interface, table: &InterfaceTable, node: &NodeFacts, vips:
         bridge_mac,
         mac: interface.mac.map_or(0, mac_word),
         source_v4,
-        pad: 0,
+        flags: if interface.role == Role::Pod && interface.veth && interface.peer_elsewhere {
+            DEVICE_POD
+        } else {
+            0
+        },
         source_v6,
     }
 }
@@ -185,6 +190,7 @@ mod tests {
             ethernet: true,
             metadata: false,
             veth: false,
+            peer_elsewhere: false,
             carries_vlans: false,
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             bridge: None,
@@ -248,15 +254,43 @@ mod tests {
             ifindex: 4,
             mac: [1, 2, 3, 4, 5, 6],
         });
-        let config = config(&[("takeover", "true"), ("no-ping", "true"), ("refuse-with", "icmp")]);
+        let config = config(&[
+            ("takeover", "true"),
+            ("no-ping", "true"),
+            ("refuse-with", "icmp"),
+            ("host-routing", "bpf"),
+        ]);
         let words = config_words(&config, &table(vec![port.clone()]), None, 100);
         assert_eq!(
             words[word::FLAGS],
-            word::FLAG_TAKEOVER | word::FLAG_REFUSE_BY_ICMP | word::FLAG_BRIDGES
+            word::FLAG_TAKEOVER | word::FLAG_REFUSE_BY_ICMP | word::FLAG_BRIDGES | word::FLAG_HOST_ROUTING
         );
         let device = devices(&table(vec![port]), &node(&["192.0.2.1"]), &BTreeSet::new())[&5];
         assert_eq!(device.bridge_mac.to_le_bytes(), [1, 2, 3, 4, 5, 6, 0, 0]);
         assert_eq!(device.source_v4, 0);
+    }
+
+    #[test]
+    fn a_pods_device_is_one_whose_other_end_is_elsewhere() {
+        for (role, veth, peer_elsewhere, is_pods) in [
+            (Role::Pod, true, true, true),
+            // Named by the operator: the kernel hands nothing to what is at its other end.
+            (Role::Pod, true, false, false),
+            (Role::Pod, false, false, false),
+            (Role::Uplink, true, true, false),
+        ] {
+            let interface = Interface {
+                veth,
+                peer_elsewhere,
+                ..interface(5, role, &[])
+            };
+            let device = devices(&table(vec![interface]), &node(&["192.0.2.1"]), &BTreeSet::new())[&5];
+            assert_eq!(
+                device.flags & DEVICE_POD != 0,
+                is_pods,
+                "{role:?} {veth} {peer_elsewhere}"
+            );
+        }
     }
 
     #[test]

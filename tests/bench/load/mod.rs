@@ -2,7 +2,7 @@
 //!
 //! In: a pod that asks and a pod that answers, both on one node, in a world of its own for each side: plain routing to the pod's
 //! address without anybody in between, the same with programs that do nothing at the hooks at which ours are (what no Service proxy at tc can
-//! go below), a ClusterIP by a DNAT map of nftables, by rules of iptables where the kernel has that, and by Steerway. Out: requests a second on 32 kept connections and new connections a second (wrk), their latency, and one bulk stream
+//! go below), a ClusterIP by a DNAT map of nftables, by rules of iptables where the kernel has that, and by Steerway, with the host's routing and with its own. Out: requests a second on 32 kept connections and new connections a second (wrk), their latency, and one bulk stream
 //! (iperf3). The sides are taken in turn in every round, and each round begins with another side. The client has one processor, the
 //! server the other. After the rounds of new connections some runs apart tell what our programs in the kernel take of one: the
 //! kernel's statistics, which cost time themselves, are on for those alone.
@@ -51,9 +51,18 @@ enum Side {
     Nft,
     Iptables,
     Ours,
+    /// Ours with host routing by BPF.
+    OursRouted,
 }
 
-const SIDES: [Side; 5] = [Side::Direct, Side::Hooked, Side::Nft, Side::Iptables, Side::Ours];
+const SIDES: [Side; 6] = [
+    Side::Direct,
+    Side::Hooked,
+    Side::Nft,
+    Side::Iptables,
+    Side::Ours,
+    Side::OursRouted,
+];
 
 impl Side {
     fn name(self) -> &'static str {
@@ -63,6 +72,7 @@ impl Side {
             Self::Nft => "nft",
             Self::Iptables => "iptables",
             Self::Ours => "Steerway",
+            Self::OursRouted => "Steerway with --host-routing bpf",
         }
     }
 }
@@ -221,7 +231,9 @@ impl Measured {
             match side {
                 Side::Direct => Row::plain(&name, unit, figures),
                 Side::Hooked | Side::Nft | Side::Iptables => Row::beside(&name, unit, figures, "direct", direct),
-                Side::Ours => goal(&|least| Row::ratio(&name, unit, figures, "direct", direct, Bound::AtLeast(least))),
+                Side::Ours | Side::OursRouted => {
+                    goal(&|least| Row::ratio(&name, unit, figures, "direct", direct, Bound::AtLeast(least)))
+                }
             }
         });
         Ok(rows.into())
@@ -267,7 +279,7 @@ impl Stand {
                 iptables::put(&world.node(1).ns, &frontends)?;
                 None
             }
-            Side::Ours => {
+            Side::Ours | Side::OursRouted => {
                 folder.put(&NodeObject::from(world.node(1)));
                 let object = service("default", "bench").cluster_ip(&cluster_ip.to_string());
                 folder.put(&served().fold(object, |object, port| object.port(&format!("p{port}"), port, "TCP")));
@@ -275,14 +287,19 @@ impl Stand {
                     object.port(&format!("p{port}"), port)
                 });
                 folder.put(&object.endpoint(pod.ip4).node("node1"));
-                let mut agent = Agent::start(world.node(1), &folder, &[]);
+                let arguments: &[&str] = if side == Side::OursRouted {
+                    &["--host-routing", "bpf"]
+                } else {
+                    &[]
+                };
+                let mut agent = Agent::start(world.node(1), &folder, arguments);
                 agent.wait_ready();
                 Some(agent)
             }
         };
         let hooks = match side {
             Side::Hooked => Some(hooked(&world)?),
-            Side::Direct | Side::Nft | Side::Iptables | Side::Ours => None,
+            Side::Direct | Side::Nft | Side::Iptables | Side::Ours | Side::OursRouted => None,
         };
         Ok(Self {
             side,
@@ -308,7 +325,7 @@ impl Stand {
     fn at(&self, port: u16) -> SocketAddr {
         let address = match self.side {
             Side::Direct | Side::Hooked => IpAddr::V4(self.world.pod("pod1-2").ip4),
-            Side::Nft | Side::Iptables | Side::Ours => CLUSTER_IP.into(),
+            Side::Nft | Side::Iptables | Side::Ours | Side::OursRouted => CLUSTER_IP.into(),
         };
         SocketAddr::new(address, port)
     }

@@ -9,7 +9,8 @@
 //! At XDP the same flows are met by the same tables; what it costs a frame is measured by a loop of its own.
 //! Of a row the loop around it is taken off (writing the frame, measured with a target that does nothing, at the same number of
 //! frames) and the yardsticks' bare loop is put on, so that both sides of a ratio hold the same loop. Every packet but the last of a
-//! row is looked at: addresses and ports must be those of a translated one.
+//! row is looked at: addresses and ports must be those of a translated one. Rows of few flows are taken several times a round, each time with the
+//! loops loaded anew: what a loop costs depends on where in memory it stands. Flows that stand have been noted just before.
 
 mod flood;
 mod programs;
@@ -45,6 +46,10 @@ const REFUSALS: u32 = 1 << 17;
 const LENGTH: usize = 96;
 /// Services beside the one that is measured, where their number is not what is asked.
 const FEW: u16 = 9;
+
+/// Flows up to which a row is short, and how often it is taken then.
+const SHORT: usize = 1_000;
+const TIMES: usize = 5;
 
 /// Threads that read the tables at once, to see what sweep and dump cannot go below.
 const READERS: [usize; 2] = [1, 2];
@@ -155,6 +160,16 @@ fn repeat(flows: usize) -> u32 {
     PACKETS.max(flows as u32)
 }
 
+/// The median of a row that is taken as often as its number of flows allows.
+fn median(programs: &mut Programs, flows: usize, mut take: impl FnMut(&mut Programs) -> Result<f64>) -> Result<f64> {
+    let mut figures = Figures::default();
+    for _ in 0..if flows <= SHORT { TIMES } else { 1 } {
+        programs.load_anew()?;
+        figures.push(take(programs)?);
+    }
+    Ok(figures.median())
+}
+
 /// What the kernel's hash costs beside a kind of traffic: a million insertions into an empty one.
 fn insertions(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
     programs.yardstick("lru_delete", MOST_FLOWS as u64, PACKETS)?;
@@ -171,12 +186,16 @@ fn look_ups(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
             ("in order", "lru_lookup_in_order"),
             ("line", "line"),
         ] {
-            let cost = programs.yardstick(program, flows as u64, PACKETS)?;
+            let cost = median(programs, flows, |programs| {
+                programs.yardstick(program, flows as u64, PACKETS)
+            })?;
             all.note(format!("{what}({flows}) {name}"), cost);
         }
     }
     for (what, program) in [("loop", "bare_loop"), ("checksums", "checksums")] {
-        let cost = programs.yardstick(program, MOST_FLOWS as u64, PACKETS)?;
+        let cost = median(programs, 1, |programs| {
+            programs.yardstick(program, MOST_FLOWS as u64, PACKETS)
+        })?;
         all.note(format!("{what} {name}"), cost);
     }
     Ok(())
@@ -208,7 +227,9 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
     for (place, target) in incoming.both() {
         let nothing = programs.nothing(place)?;
         for flows in SIZES {
-            let empty = programs.packets(&nothing, &first, flows as u64, repeat(flows), None)?;
+            let empty = median(programs, flows, |programs| {
+                programs.packets(&nothing, &first, flows as u64, repeat(flows), None)
+            })?;
             all.note(format!("{place:?} empty {name} {flows}"), empty);
         }
         scene.clear();
@@ -239,7 +260,10 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         lay_out(programs, &established, ends);
         for flows in SIZES {
             for (place, target) in incoming.both() {
-                let cost = settled(programs, target, &first, flows, sign)?;
+                scene.note_all()?;
+                let cost = median(programs, flows, |programs| {
+                    settled(programs, target, &first, flows, sign)
+                })?;
                 all.note(format!("{place:?} {direction} {name} {flows}"), cost);
             }
         }
@@ -261,7 +285,7 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
     Ok(())
 }
 
-/// Packets of flows that stand: what a second without packets leaves to be noted is noted first.
+/// Packets of flows that stand. Each has had one before: ways out are known.
 fn settled(programs: &mut Programs, target: &Target, first: &[u8], flows: usize, sign: Sign) -> Result<f64> {
     programs.packets(target, first, flows as u64, flows as u32, Some(sign))?;
     programs.packets(target, first, flows as u64, repeat(flows), Some(sign))
@@ -330,7 +354,9 @@ fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut
     for hook in HOOKS {
         let target = agents(hook, scene.table_id(traffic.v6)?)?;
         let untouched = Sign::between(End::exactly(from), End::exactly(to));
-        let cost = programs.packets(&target, &frames.first(), 1, PACKETS, Some(untouched))?;
+        let cost = median(programs, 1, |programs| {
+            programs.packets(&target, &frames.first(), 1, PACKETS, Some(untouched))
+        })?;
         all.note(format!("stranger {} {hook}", traffic.name()), cost);
     }
     Ok(())

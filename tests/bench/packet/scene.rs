@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use lb_common::family::{Family as _, V4, V6};
+use lb_common::flow::state::{Control, LIVE};
 use lb_tests::agent::Agent;
 use lb_tests::objects::{Folder, NodeObject, ServiceObject, SliceObject, documents, service, slice};
 use lb_tests::world::World;
@@ -124,6 +125,25 @@ impl Scene {
             let words = self.store.words(table);
             (0..words.len()).for_each(|index| words.store(index, 0));
         }
+    }
+
+    /// Notes a packet on every entry, as packets do that come once in a while: how often they do is no part of a row.
+    pub(super) fn note_all(&self) -> Result<()> {
+        let now = Clock::open()?.jiffies()?;
+        for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
+            let words = self.store.words(table);
+            for at in (0..words.len()).step_by(slot_words) {
+                let control = Control::from_word(words.load(at));
+                if control.phase() == LIVE {
+                    let noted = Control {
+                        last_seen: now,
+                        ..control
+                    };
+                    words.store(at, noted.word());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sweeps both families' tables as the agent does; milliseconds.

@@ -55,6 +55,7 @@ pub struct WorldBuilder {
     client_mtu: u32,
     tx_checksum: bool,
     xdp: bool,
+    agent_arguments: &'static [&'static str],
     pub(super) vlan_uplinks: bool,
 }
 
@@ -77,6 +78,7 @@ impl Default for WorldBuilder {
             client_mtu: 1500,
             tx_checksum: true,
             xdp: false,
+            agent_arguments: &[],
             vlan_uplinks: false,
         }
     }
@@ -198,6 +200,13 @@ impl WorldBuilder {
         self
     }
 
+    /// What the agents of this world are told beside what its test tells them.
+    #[must_use]
+    pub fn agents(mut self, arguments: &'static [&'static str]) -> Self {
+        self.agent_arguments = arguments;
+        self
+    }
+
     /// The nodes' `eth0` are devices of a VLAN over a link `trunk0`, for kernels that have such devices.
     #[must_use]
     pub fn vlan_uplinks(mut self) -> Self {
@@ -236,6 +245,7 @@ impl WorldBuilder {
             clients,
             nodes,
             far_ends: Vec::new(),
+            agent_arguments: self.agent_arguments,
         };
         world.await_links();
         if self.xdp {

@@ -73,6 +73,7 @@ pub struct World {
     nodes: Vec<Node>,
     /// Programs of [`WorldBuilder::xdp`].
     far_ends: Vec<TinyXdp>,
+    agent_arguments: &'static [&'static str],
 }
 
 impl World {
@@ -84,6 +85,11 @@ impl World {
     /// Whether the nodes' links carry what XDP sends, as [`WorldBuilder::xdp`] makes them.
     pub fn has_xdp(&self) -> bool {
         !self.far_ends.is_empty()
+    }
+
+    /// Arguments for this world's agents, as [`WorldBuilder::agents`] gives them.
+    pub fn agent_arguments(&self) -> &'static [&'static str] {
+        self.agent_arguments
     }
 
     /// Makes a further link of a node carry what XDP sends, by its end in the fabric.

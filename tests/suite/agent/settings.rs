@@ -17,13 +17,15 @@ use steerway::maps::{BpfStore, MapStore as _, Table};
 use super::{TARGET, WEB, folder, web, web_slice};
 
 /// None of them is the default. [`SWITCH`] is one more: the flag of a switch takes its value in one word.
-const SETTINGS: [&str; 18] = [
+const SETTINGS: [&str; 20] = [
     "--snat-ports",
     "20000-20999",
     "--answer-rate",
     "77",
     "--refuse-with",
     "icmp",
+    "--host-routing",
+    "bpf",
     "--select-seed",
     "4711",
     "--flow-entries",

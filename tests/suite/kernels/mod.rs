@@ -42,12 +42,13 @@ fn all_pass(version: &str, machine: &Machine<'_>, filters: &[&str]) {
 
 /// Every program loads and does what it does on this kernel, and filters are replaced as here. Of the program tests those are left out
 /// that take longest and ask the kernel least (the machine is some twenty times slower), and the one that attaches by tcx.
-const EVERYWHERE: [&str; 16] = [
+const EVERYWHERE: [&str; 17] = [
     "program::affinity::",
     "program::answers::",
     "program::changes::",
     "program::fragments::",
     "program::headers::",
+    "program::host_routing::",
     "program::icmp_error::",
     "program::journeys::",
     "program::link_less::",

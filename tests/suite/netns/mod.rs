@@ -10,6 +10,7 @@ mod from_outside;
 mod from_the_node;
 mod hairpin;
 mod host_network;
+mod host_routing;
 mod icmp;
 mod icmp_errors;
 mod ip_mode;

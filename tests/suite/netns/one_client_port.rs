@@ -80,7 +80,7 @@ fn one_client_port_reaches_one_backend_straight_and_through_many_services_on_a_b
 }
 
 #[track_caller]
-fn one_client_port(builder: &WorldBuilder) {
+pub(super) fn one_client_port(builder: &WorldBuilder) {
     let mut scene = Scene::silent(builder);
     let _dump = OnFailure::of(&scene.world);
     for number in 1..=SERVICES {

@@ -113,7 +113,7 @@ impl Scene {
         }
     }
 
-    /// Starts an agent on every node and waits until all is programmed. Where the world has XDP, the agents are told to have it.
+    /// Starts an agent on every node and waits until all is programmed. Where the world has XDP, the agents are told to have it, and all that the world tells them.
     #[track_caller]
     pub(super) fn start(&mut self, arguments: &[&str]) {
         let xdp: &[&str] = if self.world.has_xdp() {
@@ -121,7 +121,7 @@ impl Scene {
         } else {
             &[]
         };
-        let arguments = &[arguments, xdp].concat();
+        let arguments = &[arguments, xdp, self.world.agent_arguments()].concat();
         for node in self.world.nodes() {
             self.agents.push(Agent::start(node, &self.folder, arguments));
         }

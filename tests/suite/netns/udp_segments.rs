@@ -20,7 +20,7 @@ fn translated(scene: &Scene) -> u64 {
 }
 
 #[track_caller]
-fn segments_arrive(builder: &WorldBuilder) {
+pub(super) fn segments_arrive(builder: &WorldBuilder) {
     let mut scene = Scene::of(builder, &[]);
     let _dump = OnFailure::of(&scene.world);
     for backend in ["pod1-2", "pod2-1"] {

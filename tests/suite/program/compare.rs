@@ -51,7 +51,9 @@ pub(super) fn both(world: &World, program: ProgramName, given: &Given) -> Result
     let (end, returned) = match decision.action {
         Action::Pass => (End::Next, TC_ACT_UNSPEC),
         Action::Drop | Action::Answer => (End::Drop, TC_ACT_SHOT),
-        Action::Transmit | Action::Receive | Action::Neighbour => (End::Redirect(decision.ifindex), TC_ACT_REDIRECT),
+        Action::Transmit | Action::Receive | Action::Deliver | Action::Neighbour => {
+            (End::Redirect(decision.ifindex), TC_ACT_REDIRECT)
+        }
     };
     if output.verdict != returned {
         _ = writeln!(wrong, "the kernel returned {}, the host {decision:?}", output.verdict);

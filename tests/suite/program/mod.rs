@@ -19,6 +19,7 @@ mod flow;
 mod fragments;
 mod headers;
 mod host;
+mod host_routing;
 mod icmp_error;
 mod journeys;
 mod kernel;

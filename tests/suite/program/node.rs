@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use lb_common::layout::{Device, config};
+use lb_common::layout::{DEVICE_POD, Device, config};
 use lb_tests::netns::Netns;
 use steerway::maps::{v4_word, v6_words};
 use steerway::plan::NodeTables;
@@ -23,6 +23,9 @@ pub(super) const STEER: u32 = 13;
 pub(super) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// The next hop's.
 pub(super) const NEXT_HOP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+/// MAC addresses of the local backend, and of the node's end of its link.
+pub(super) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+pub(super) const VETH_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 pub(super) const STEER_MAC: [u8; 6] = [2, 0, 0, 0, 0xee, 0xee];
 pub(super) const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0xbb, 0xbb];
 
@@ -162,7 +165,7 @@ pub(super) fn route(destination: IpAddr) -> Found {
             next_hop: pod,
             source: at.gateway_of_pods(),
             mtu: MTU,
-            macs: None,
+            macs: (ifindex == BACKEND_VETH).then_some([BACKEND_MAC, VETH_MAC]),
         };
     }
     let resolved = destination != at.unresolved_pod();
@@ -195,10 +198,10 @@ pub(super) fn namespace(label: &str) -> Netns {
     ];
     let mut batch = String::new();
     for (name, index) in names {
-        let mac = if index == UPLINK {
-            format!("address {}", mac_text(UPLINK_MAC))
-        } else {
-            String::new()
+        let mac = match index {
+            UPLINK => format!("address {}", mac_text(UPLINK_MAC)),
+            BACKEND_VETH => format!("address {}", mac_text(VETH_MAC)),
+            _ => String::new(),
         };
         _ = write!(
             batch,
@@ -223,6 +226,7 @@ pub(super) fn namespace(label: &str) -> Netns {
              route add {}/{bits} via {hop} dev up0 src {node} mtu lock {NARROW_MTU}\n\
              route add {}/{bits} via {} dev up0 src {node}\n\
              neighbour add {hop} lladdr {} dev up0 nud permanent\n\
+             neighbour add {} lladdr {} dev pod1 nud permanent\n\
              route add unreachable {}/{bits}\n",
             at.pick("24", "64"),
             at.pod(),
@@ -231,6 +235,8 @@ pub(super) fn namespace(label: &str) -> Netns {
             at.unresolved_pod(),
             at.unresolved_hop(),
             mac_text(NEXT_HOP_MAC),
+            at.local_pod(),
+            mac_text(BACKEND_MAC),
             at.unreachable_pod(),
         );
     }
@@ -276,6 +282,11 @@ pub(super) fn tables() -> NodeTables {
     }
 }
 
+/// Whether a device is a pod's.
+pub(super) fn is_pods(ifindex: u32) -> bool {
+    matches!(ifindex, CLIENT_VETH | BACKEND_VETH)
+}
+
 fn device(ifindex: u32) -> Device {
     let (mut source_v4, mut source_v6) = (0, [0; 2]);
     if ifindex == UPLINK {
@@ -295,7 +306,7 @@ fn device(ifindex: u32) -> Device {
         mac: if ifindex == UPLINK { mac_word(UPLINK_MAC) } else { 0 },
         source_v4,
         source_v6,
-        ..Device::default()
+        flags: if is_pods(ifindex) { DEVICE_POD } else { 0 },
     }
 }
 

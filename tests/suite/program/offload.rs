@@ -91,10 +91,6 @@ fn what_the_device_has_to_sum_or_to_cut_is_translated_and_still_left_to_it() {
     let pod = FrameSocket::open(&netns, "pod1-peer");
     for family in Addresses::BOTH {
         let (client, balancer, backend) = (family.client(), family.load_balancer(), family.local_pod());
-        // Nobody's: what arrives there is seen and goes no further.
-        netns.ip(&format!(
-            "neighbour add {backend} lladdr 02:00:00:00:00:99 dev pod1 nud permanent"
-        ));
         world.publish(&web_on(family, &[Backend::Local]), &[]);
         for (number, transport) in Transport::BOTH.into_iter().enumerate() {
             let port = CLIENT_PORT + number as u16;

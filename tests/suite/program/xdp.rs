@@ -59,7 +59,7 @@ fn both_xdp(world: &World, frame: &[u8]) -> Result<Outcome, String> {
         Action::Pass => (End::Next, XDP_PASS),
         Action::Drop => (End::Drop, XDP_DROP),
         Action::Transmit => (End::Redirect(decision.ifindex), XDP_TX),
-        Action::Answer | Action::Receive | Action::Neighbour => {
+        Action::Answer | Action::Receive | Action::Deliver | Action::Neighbour => {
             return Err(format!("no verdict of XDP: {decision:?}"));
         }
     };

@@ -406,6 +406,7 @@ mod tests {
             ethernet: true,
             metadata: false,
             veth: false,
+            peer_elsewhere: false,
             carries_vlans: false,
             addresses: Vec::new(),
             bridge: None,

@@ -85,6 +85,8 @@ pub struct Interface {
     pub metadata: bool,
     /// One end of a pair.
     pub veth: bool,
+    /// The other end of the pair lives in another network namespace.
+    pub peer_elsewhere: bool,
     /// Devices of VLANs take their packets from it.
     pub carries_vlans: bool,
     /// Addresses, sorted.
@@ -147,6 +149,7 @@ pub fn interface_table(dump: &Dump, rules: &Rules) -> InterfaceTable {
             ethernet: link.ethernet,
             metadata: link.metadata,
             veth: link.kind == Kind::Veth,
+            peer_elsewhere: link.peer_elsewhere,
             carries_vlans: dump
                 .links
                 .values()

@@ -159,6 +159,7 @@ pub(super) fn interface(ifindex: u32, name: &str, role: Role, addresses: &[&str]
         ethernet: true,
         metadata: false,
         veth: false,
+        peer_elsewhere: false,
         carries_vlans: false,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         bridge: None,
