@@ -1,15 +1,24 @@
 //! Flows for people: every forward half, decoded.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use lb_common::access::TableFamily;
 use lb_common::family::{Family, Side, V4, V6};
-use lb_common::flow::slot;
-use lb_common::flow::state::{DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, REPLIED, is_closed, timeout_word};
+use lb_common::flow::state::{
+    Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, REPLIED, is_closed, timeout_word,
+};
+use lb_common::flow::{Entry, slot};
 use lb_common::layout::config;
 
-use super::each_forward_half;
-use crate::maps::{MapStore, Table, address_of_words};
+use super::walk::{LANES, MOST_THREADS, in_parts, threads, walk};
+use super::{all_sets, slots, timeouts};
+use crate::maps::{MapStore, WordSlots, address_of_words};
+
+/// Sets that are decoded before any flow of theirs is shown: a table as full as can be has 65,536 flows there.
+const WINDOW: u32 = 1 << 15;
+/// Parts of them; a thread decodes one after the other.
+const PARTS: usize = 16;
 
 /// How far a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,28 +97,71 @@ pub struct Flow {
 
 /// All flows, IPv4 first, in the order of their slots. One that changes meanwhile may be left out or come twice.
 pub fn dump(store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
-    of_family::<V4>(store, now).chain(of_family::<V6>(store, now))
+    dump_by(MOST_THREADS, store, now)
 }
 
-fn of_family<F: TableFamily>(store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
-    each_forward_half::<F>(store).filter_map(move |((_, set, base), _)| {
-        let (control, entry) = slot::decode::<F, _>(set, base)?;
-        let timeout = timeout_word(control.state);
-        debug_assert!(timeout < config::WORDS);
-        Some(Flow {
-            protocol: entry.key.protocol,
-            client: socket(entry.key.src),
-            frontend: socket(entry.key.dst),
-            source: socket(entry.rewrite.src),
-            backend: socket(entry.rewrite.dst),
-            state: FlowState::of(control.state),
-            service: entry.place.service,
-            backend_id: entry.place.backend as u32,
-            generation: (entry.place.backend >> 32) as u16,
-            idle: control.age(now),
-            timeout: store.words(Table::Config).load(timeout),
-        })
+/// [`dump`] by so many threads at most.
+pub(super) fn dump_by(most: usize, store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
+    of_family::<V4>(most, store, now).chain(of_family::<V6>(most, store, now))
+}
+
+/// Entries of some sets: those of each region in the order of their slots.
+type Decoded<F> = [Vec<(Control, Entry<F>)>; LANES];
+
+fn of_family<F: TableFamily<Addr: Send>>(most: usize, store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
+    let table = slots::<F>(store);
+    let timeouts = timeouts(store);
+    let sets = all_sets(table);
+    let threads = most.min(threads(sets.len().min(WINDOW as usize)));
+    let mut windows = sets.clone().step_by(WINDOW as usize);
+    let mut parts: [Decoded<F>; PARTS] = std::array::from_fn(|_| [const { Vec::new() }; LANES]);
+    // The next entry: its region among those of all parts, and its number there.
+    let (mut region, mut number) = (PARTS * LANES, 0);
+    std::iter::from_fn(move || {
+        loop {
+            let Some(entries) = parts.as_flattened().get(region) else {
+                let first = windows.next()?;
+                let window = first..sets.end.min(first.saturating_add(WINDOW));
+                parts.as_flattened_mut().iter_mut().for_each(Vec::clear);
+                in_parts(window, threads, &mut parts, |entries, part| {
+                    decode(table, part, entries);
+                });
+                (region, number) = (0, 0);
+                continue;
+            };
+            if let Some((control, entry)) = entries.get(number) {
+                number += 1;
+                return Some(flow(*control, entry, &timeouts, now));
+            }
+            (region, number) = (region + 1, 0);
+        }
     })
+}
+
+fn decode<F: TableFamily>(table: WordSlots<'_>, sets: Range<u32>, into: &mut Decoded<F>) {
+    walk::<F>(table, sets, |batch| {
+        for (lane, (_, set, base), _) in batch.forward() {
+            if let Some(entry) = slot::decode::<F, _>(set, base) {
+                into[lane].push(entry);
+            }
+        }
+    });
+}
+
+fn flow<F: TableFamily>(control: Control, entry: &Entry<F>, timeouts: &[u64; config::WORDS], now: u32) -> Flow {
+    Flow {
+        protocol: entry.key.protocol,
+        client: socket(entry.key.src),
+        frontend: socket(entry.key.dst),
+        source: socket(entry.rewrite.src),
+        backend: socket(entry.rewrite.dst),
+        state: FlowState::of(control.state),
+        service: entry.place.service,
+        backend_id: entry.place.backend as u32,
+        generation: (entry.place.backend >> 32) as u16,
+        idle: control.age(now),
+        timeout: timeouts[timeout_word(control.state)],
+    }
 }
 
 fn socket<F: Family>(side: Side<F>) -> SocketAddr {

@@ -4,23 +4,31 @@
 //! goes first: if a packet of the client has refreshed it meanwhile, both stay; if one of the backend has refreshed the reply
 //! half, replies are still translated and the client's next packet begins the flow anew.
 //!
+//! A flow is judged by one thread at a time, whichever meets one of its halves first: the other half is then found free. A half that was counted
+//! and only then freed with its other half stays counted, as one that was met earlier always did.
+//!
 //! What is referred to holds for packets that began a grace period or more before the sweep: an entry that appears behind the
 //! sweep's back was either chosen from the tables as they are now, or is the new twin of one that the sweep has met or will.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use std::mem::take;
 use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use lb_common::access::{SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
 use lb_common::flow::slot::{self, Words};
-use lb_common::flow::state::{Control, DATAGRAM, FREE, LIVE, REPLY_HALF, SHARED, class, timeout_word};
+use lb_common::flow::state::{Control, DATAGRAM, FREE, REPLY_HALF, SHARED, class, timeout_word};
 use lb_common::flow::{Key, table};
 use lb_common::hash;
 use lb_common::layout::{SERVICES, SET_SLOTS, VERSION_MASK, config};
 use lb_common::pipeline::Hook;
 use lb_common::slots::home;
 
-use super::{Slot, each_forward_half, find, slots};
+use super::walk::{in_parts, threads, walk};
+use super::{Slot, all_sets, find, slots, timeouts};
 use crate::maps::{MapStore, Referred, Table, WordSet, WordSlots, address_of_words};
 
 /// Names of the classes of flows, as `lb_common::flow::state::class` numbers them.
@@ -62,35 +70,88 @@ pub struct Sweeper {
 }
 
 /// What one family's sweep works with.
-struct Pass<'a, F: TableFamily> {
+struct Pass<'a, F> {
     table: WordSlots<'a>,
     seed: u64,
     /// The configuration words, for the time-outs; read once.
     timeouts: [u64; config::WORDS],
     now: u32,
+    /// What was being written at the last sweep.
+    before: BTreeMap<(u32, usize), u64>,
+    /// Held while a flow is judged and freed: both its halves may be met at once, by two threads.
+    judging: Mutex<()>,
+    family: PhantomData<fn() -> F>,
+}
+
+/// What one thread has found.
+struct Found {
     counts: FlowCounts,
-    referred: &'a mut Referred,
+    referred: Referred,
     /// Flows by service port id.
-    services: &'a mut [u32],
-    family: std::marker::PhantomData<F>,
+    services: Vec<u32>,
+    /// As [`Sweeper::writing`], of one family.
+    writing: BTreeMap<(u32, usize), u64>,
 }
 
 impl Sweeper {
-    /// Sweeps both tables. `now` is the kernel's jiffies, the low 32 bits; one or two off does no harm.
+    /// Sweeps both tables, by several threads where they are large. `now` is the kernel's jiffies, the low 32 bits; one or two off does no
+    /// harm.
     pub fn sweep(&mut self, store: &dyn MapStore, now: u32) -> Swept {
+        let sets = [all_sets(slots::<V4>(store)), all_sets(slots::<V6>(store))];
+        self.sweep_by(threads(sets.iter().map(Range::len).sum()), store, now)
+    }
+
+    /// [`Sweeper::sweep`] by so many threads.
+    pub(super) fn sweep_by(&mut self, threads: usize, store: &dyn MapStore, now: u32) -> Swept {
         let backends = store.words(Table::Backends).len() / Table::Backends.value_words();
-        let mut referred = Referred::none(backends);
-        let mut services = vec![0; SERVICES as usize];
-        let [v4, v6] = &mut self.writing;
-        let v4 = Pass::<V4>::new(store, now, &mut referred, &mut services).run(v4);
-        let v6 = Pass::<V6>::new(store, now, &mut referred, &mut services).run(v6);
-        let services = (0..).zip(services).filter(|(_, flows)| *flows > 0).collect();
+        let mut found: Vec<_> = (0..threads).map(|_| Found::nothing(backends)).collect();
+        let [writing_v4, writing_v6] = &mut self.writing;
+        let v4 = Pass::<V4>::new(store, now, take(writing_v4)).run(writing_v4, &mut found);
+        let v6 = Pass::<V6>::new(store, now, take(writing_v6)).run(writing_v6, &mut found);
+        let all = found
+            .into_iter()
+            .reduce(Found::join)
+            .unwrap_or_else(|| Found::nothing(backends));
+        let services = (0..).zip(all.services).filter(|(_, flows)| *flows > 0).collect();
         Swept {
-            referred,
+            referred: all.referred,
             services,
             v4,
             v6,
         }
+    }
+}
+
+impl Found {
+    fn nothing(backends: usize) -> Self {
+        Self {
+            counts: FlowCounts::default(),
+            referred: Referred::none(backends),
+            services: vec![0; SERVICES as usize],
+            writing: BTreeMap::new(),
+        }
+    }
+
+    /// Both together, but for what is of one family.
+    fn join(mut self, other: Self) -> Self {
+        self.referred.join(other.referred);
+        for (all, more) in self.services.iter_mut().zip(other.services) {
+            *all += more;
+        }
+        self
+    }
+}
+
+impl FlowCounts {
+    fn join(mut self, other: &Self) -> Self {
+        self.slots += other.slots;
+        self.used += other.used;
+        for (all, more) in self.flows.iter_mut().zip(other.flows) {
+            *all += more;
+        }
+        self.expired += other.expired;
+        self.abandoned += other.abandoned;
+        self
     }
 }
 
@@ -102,7 +163,17 @@ pub fn host_connections(store: &dyn MapStore) -> BTreeSet<IpAddr> {
 }
 
 fn host_connections_of<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<Item = IpAddr> {
-    each_forward_half::<F>(store).filter_map(|((_, set, base), control)| host_destination::<F>(set, base, control))
+    let table = slots::<F>(store);
+    let sets = all_sets(table);
+    let threads = threads(sets.len());
+    let mut found = vec![BTreeSet::new(); threads];
+    in_parts(sets, threads, &mut found, |found, part| {
+        walk::<F>(table, part, |batch| {
+            let all = batch.forward();
+            found.extend(all.filter_map(|(_, (_, set, base), control)| host_destination::<F>(set, base, control)));
+        });
+    });
+    found.into_iter().flatten()
 }
 
 /// Where the forward entry at `base` goes, if it is an open TCP connection that the node sends through our device.
@@ -117,83 +188,120 @@ fn host_destination<F: TableFamily>(set: WordSet<'_>, base: usize, control: Cont
 }
 
 impl<'a, F: TableFamily> Pass<'a, F> {
-    fn new(store: &'a dyn MapStore, now: u32, referred: &'a mut Referred, services: &'a mut [u32]) -> Self {
-        let mut timeouts = [0; config::WORDS];
-        for (index, word) in timeouts.iter_mut().enumerate() {
-            *word = store.words(Table::Config).load(index);
-        }
-        let (table, seed) = (slots::<F>(store), timeouts[config::TABLE_SEED]);
+    fn new(store: &'a dyn MapStore, now: u32, before: BTreeMap<(u32, usize), u64>) -> Self {
+        let timeouts = timeouts(store);
         Self {
-            table,
-            seed,
+            table: slots::<F>(store),
+            seed: timeouts[config::TABLE_SEED],
             timeouts,
             now,
-            counts: FlowCounts::default(),
-            referred,
-            services,
-            family: std::marker::PhantomData,
+            before,
+            judging: Mutex::new(()),
+            family: PhantomData,
         }
     }
 
-    fn run(mut self, writing: &mut BTreeMap<(u32, usize), u64>) -> FlowCounts {
-        let before = std::mem::take(writing);
-        for index in 0..=self.table.mask() {
-            let Some(set) = self.table.set(index) else { break };
-            for slot in 0..SET_SLOTS {
-                let base = slot * F::SLOT_WORDS;
-                let word = set.load(base);
-                let control = Control::from_word(word);
-                self.counts.slots += 1;
-                match control.phase() {
-                    FREE => {}
-                    LIVE => self.entry((index, set, base), control),
-                    _ if before.get(&(index, base)) == Some(&word) => {
-                        self.counts.abandoned += u64::from(table::free(set, base, control));
-                    }
-                    _ => {
-                        self.counts.used += 1;
-                        writing.insert((index, base), word);
-                    }
-                }
+    /// Sweeps the family's table, each thread with what it finds of its own; the counts of all.
+    fn run(self, writing: &mut BTreeMap<(u32, usize), u64>, found: &mut [Found]) -> FlowCounts {
+        in_parts(all_sets(self.table), found.len(), found, |found, part| {
+            self.part(part, found);
+        });
+        *writing = found.iter_mut().flat_map(|part| take(&mut part.writing)).collect();
+        found
+            .iter_mut()
+            .map(|part| take(&mut part.counts))
+            .fold(FlowCounts::default(), |all, more| all.join(&more))
+    }
+
+    fn part(&self, sets: Range<u32>, found: &mut Found) {
+        found.counts.slots += (sets.len() * SET_SLOTS) as u64;
+        walk::<F>(self.table, sets, |batch| {
+            for (_, slot, control) in batch.forward() {
+                self.forward(slot, control, found);
             }
-        }
-        self.counts
+            for (_, slot, control) in batch.reply() {
+                self.reply(slot, control, found);
+            }
+            for (_, slot, control) in batch.unsettled() {
+                self.unsettled(slot, control, found);
+            }
+        });
     }
 
-    /// An entry: over, or counted with what it refers to.
-    #[inline]
-    fn entry(&mut self, slot: Slot<'_>, control: Control) {
-        let (_, set, base) = slot;
-        if control.age(self.now) as u64 > self.timeout(control.state) && self.is_over(slot, control) {
-            self.counts.expired += 1;
-            return;
+    /// A slot that is being written: left so, if it was so at the last sweep.
+    fn unsettled(&self, (index, set, base): Slot<'_>, control: Control, found: &mut Found) {
+        if self.before.get(&(index, base)) == Some(&control.word()) {
+            found.counts.abandoned += u64::from(table::free(set, base, control));
+        } else {
+            found.counts.used += 1;
+            found.writing.insert((index, base), control.word());
         }
-        self.counts.used += 1;
+    }
+
+    /// A forward half: over, or counted with what it refers to.
+    #[inline]
+    fn forward(&self, slot: Slot<'_>, control: Control, found: &mut Found) {
+        let (_, set, base) = slot;
+        let Some(side) = self.stays(slot, control, Words::dst::<F>(), found) else {
+            return;
+        };
+        found.referred.forward_bits.insert(hash::bit::<F>(side.addr));
+        found
+            .referred
+            .host_destinations
+            .extend(host_destination::<F>(set, base, control));
+        let service = slot::service(set.load(base + Words::meta::<F>()));
+        if let Some(count) = found.services.get_mut(service as usize) {
+            *count += 1;
+        }
+        if let Some(count) = found.counts.flows.get_mut(class(control.state) as usize) {
+            *count += 1;
+        }
+    }
+
+    /// A reply half: over, or counted with what it refers to.
+    #[inline]
+    fn reply(&self, slot: Slot<'_>, control: Control, found: &mut Found) {
+        if let Some(side) = self.stays(slot, control, Words::SRC, found) {
+            found.referred.reply_bits.insert(hash::bit::<F>(side.addr));
+        }
+    }
+
+    /// The side at `at` of an entry that stays, which is counted with its backend.
+    #[inline]
+    fn stays(&self, slot: Slot<'_>, control: Control, at: usize, found: &mut Found) -> Option<Side<F>> {
+        let (_, set, base) = slot;
+        if self.is_late(control) && self.is_gone(slot, found) {
+            return None;
+        }
+        found.counts.used += 1;
         let backend = set.load(base + Words::backend::<F>());
-        let is_forward = control.state & REPLY_HALF == 0;
-        let at = if is_forward { Words::dst::<F>() } else { Words::SRC };
         let side: Side<F> = F::side_from(|i| set.load(base + at + i));
         let version = (0..F::SIDE_WORDS).fold(backend, |all, i| all & set.load(base + at + i));
         if version & VERSION_MASK != control.version || backend & VERSION_MASK != control.version {
             // Replaced just now, by an entry chosen from the tables as they are.
-            return;
+            return None;
         }
-        self.referred.backends.insert(backend as u32);
-        if is_forward {
-            self.referred.forward_bits.insert(hash::bit::<F>(side.addr));
-            self.referred
-                .host_destinations
-                .extend(host_destination::<F>(set, base, control));
-            let service = slot::service(set.load(base + Words::meta::<F>()));
-            if let Some(count) = self.services.get_mut(service as usize) {
-                *count += 1;
-            }
-            if let Some(count) = self.counts.flows.get_mut(class(control.state) as usize) {
-                *count += 1;
-            }
-        } else {
-            self.referred.reply_bits.insert(hash::bit::<F>(side.addr));
-        }
+        found.referred.backends.insert(backend as u32);
+        Some(side)
+    }
+
+    /// Frees the flow of a half that is over by itself, unless the other half says otherwise. True as well where the slot is free by now.
+    #[cold]
+    fn is_gone(&self, slot: Slot<'_>, found: &mut Found) -> bool {
+        let (_, set, base) = slot;
+        let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was freed since the control word was read may be this one, or may have been counted beside it.
+        let control = Control::from_word(set.load(base));
+        let is_over = self.is_late(control) && self.is_over(slot, control);
+        found.counts.expired += u64::from(is_over);
+        is_over || control.phase() == FREE
+    }
+
+    /// Whether a half is over by itself.
+    #[inline]
+    fn is_late(&self, control: Control) -> bool {
+        control.age(self.now) as u64 > self.timeout(control.state)
     }
 
     fn timeout(&self, state: u16) -> u64 {

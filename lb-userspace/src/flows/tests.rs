@@ -1,17 +1,22 @@
 //! Sweep and dump of flows that the packet path's own functions have inserted.
 
+use std::net::SocketAddr;
+
 use lb_common::access::{Route, RouteKind, SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
 use lb_common::flow::search::{self, Found};
-use lb_common::flow::slot::{Entry, Key, Place, Rewrite};
-use lb_common::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, LIVE, REPLIED, RESET, SPILLED};
+use lb_common::flow::slot::{self, Entry, Key, Place, Rewrite};
+use lb_common::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, LIVE, REPLIED, REPLY_HALF, RESET, SPILLED};
 use lb_common::flow::table::{self, Inserted, Spot};
 use lb_common::hash;
 use lb_common::layout::{SET_SLOTS, backend_ref, config};
 use lb_common::pipeline::Hook;
 
-use super::{FlowState, Sweeper, dump, slots};
-use crate::maps::{HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, v4_word};
+use super::dump::dump_by;
+use super::{FlowCounts, FlowState, Sweeper, all_sets, dump, slots};
+use crate::maps::{
+    HostTables, MapStore as _, MemorySizes, MemoryStore, Surroundings, Table, address_of_words, v4_word,
+};
 
 /// A clock.
 struct At(u32);
@@ -312,4 +317,147 @@ fn both_families_are_swept_and_shown() {
     );
     let swept = Sweeper::default().sweep(&store, 31);
     assert_eq!((swept.v6.expired, swept.v6.used, swept.v4.used), (1, 0, 0));
+}
+
+/// Numbers as good as random (splitmix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ x >> 31) % limit
+    }
+}
+
+/// Flows of a family in all states and of all ages up to 4,000; of some one half alone, of some one half used later; and slots that are
+/// being written.
+fn fill<F: TableFamily>(store: &MemoryStore, numbers: &mut Numbers, flows: usize) {
+    for _ in 0..flows {
+        let mut side = |hosts, port| {
+            let host = numbers.below(hosts) << 8 | 0x0a;
+            let addr = F::from_words(if F::V6 { [0xfd, host] } else { [host, 0] });
+            Side::<F> { addr, port }
+        };
+        let (client, frontend, backend) = (side(1 << 20, 1000), side(9, 80), side(90, 8080));
+        let states = [0, REPLIED | ESTABLISHED, RESET | REPLIED, DATAGRAM, DATAGRAM | REPLIED];
+        let state = states[numbers.below(5) as usize];
+        let hooks = [1, Hook::STEER_OUT][numbers.below(2) as usize];
+        let place = Place {
+            hooks,
+            way: 0,
+            service: numbers.below(7) as u32,
+            backend: backend_ref(numbers.below(300) as u32, 1),
+        };
+        let key = Key {
+            src: client,
+            dst: frontend,
+            protocol: 6,
+        };
+        let rewrite = Rewrite {
+            src: client,
+            dst: backend,
+        };
+        let (mut entry, mut reply) = (Entry { key, rewrite, place }, place);
+        let at = At(numbers.below(3000) as u32);
+        let tables = HostTables {
+            store,
+            surroundings: &at,
+        };
+        let (mut spare, mut spots) = (Entry::empty(), [Spot::none(Found::Nothing); 3]);
+        // One that finds no room is left out.
+        table::insert_pair(
+            &tables,
+            &mut entry,
+            &mut spare,
+            &mut spots,
+            &mut reply,
+            LIVE | state,
+            false,
+        );
+        let half = search::locate(&tables, &[key, key.twin(rewrite)][numbers.below(2) as usize]);
+        match numbers.below(4) {
+            0 => drop(half.free::<F, _>(&tables)),
+            1 => drop(table::touch::<F, _>(&tables, &half, 0, 3500)),
+            _ => {}
+        }
+    }
+    let table = slots::<F>(store);
+    for _ in 0..20 {
+        let index = numbers.below(all_sets(table).len() as u64) as u32;
+        let set = table.set(index).unwrap();
+        set.cas(F::SLOT_WORDS, 0, u64::from(BUSY) << 32 | u64::from(index));
+    }
+}
+
+/// A store of both families' flows that follow from a seed.
+fn filled(seed: u64, flow_sets: u32, flows: usize) -> MemoryStore {
+    let store = store_of(flow_sets);
+    let mut numbers = Numbers(seed);
+    fill::<V4>(&store, &mut numbers, flows);
+    fill::<V6>(&store, &mut numbers, flows);
+    store
+}
+
+#[test]
+fn several_threads_sweep_as_one_does() {
+    let mut met = [0; 3];
+    for seed in 0..6 {
+        // From tables that are nearly empty to such as have no room, and of sets that cannot be divided evenly.
+        for (flow_sets, flows) in [(8, 10), (128, 40), (256, 300), (256, 900)] {
+            let stores = [1, 3, 4].map(|threads| {
+                let store = filled(seed, flow_sets, flows);
+                let mut sweeper = Sweeper::default();
+                let swept = [3600, 3600, 4000].map(|now| sweeper.sweep_by(threads, &store, now));
+                (store, swept)
+            });
+            let [(one, swept), others @ ..] = stores;
+            assert_eq!(swept[0].v4.slots, u64::from(flow_sets) * 4);
+            for FlowCounts {
+                used,
+                expired,
+                abandoned,
+                ..
+            } in swept.iter().flat_map(|swept| [&swept.v4, &swept.v6])
+            {
+                met = [met[0] + used, met[1] + expired, met[2] + abandoned];
+            }
+            assert_eq!(swept[2].v4.used, used(&one) as u64);
+            for (other, also) in others {
+                assert!(swept == also, "{seed}: {flow_sets} sets, {flows} flows");
+                for table in [Table::FlowsV4, Table::FlowsV6] {
+                    assert!(one.words(table).copy_used() == other.words(table).copy_used());
+                }
+            }
+        }
+    }
+    assert!(met.iter().all(|count| *count > 100), "{met:?}");
+}
+
+/// Clients of a family's flows, slot by slot.
+fn clients<F: TableFamily>(store: &MemoryStore) -> Vec<SocketAddr> {
+    let table = slots::<F>(store);
+    let slots = all_sets(table).flat_map(|index| (0..SET_SLOTS).map(move |slot| (index, slot * F::SLOT_WORDS)));
+    let entries = slots.filter_map(|(index, base)| slot::decode::<F, _>(table.set(index)?, base));
+    let forward = entries.filter(|(control, _)| control.state & REPLY_HALF == 0);
+    forward
+        .map(|(_, entry)| {
+            let client = entry.key.src;
+            SocketAddr::new(address_of_words(F::V6, F::to_words(client.addr)), client.port)
+        })
+        .collect()
+}
+
+#[test]
+fn a_dump_is_in_the_order_of_the_slots_however_many_threads_there_are() {
+    // Small ones; and one of several windows, in which threads are worth it.
+    for (flow_sets, flows) in [(2, 4), (64, 100), (1 << 16, 1000)] {
+        let store = filled(1, flow_sets, flows);
+        let expected = [clients::<V4>(&store), clients::<V6>(&store)].concat();
+        let shown: Vec<_> = dump(&store, 4000).collect();
+        let by_one: Vec<_> = dump_by(1, &store, 4000).collect();
+        assert!(shown == by_one);
+        assert_eq!(shown.iter().map(|flow| flow.client).collect::<Vec<_>>(), expected);
+    }
 }

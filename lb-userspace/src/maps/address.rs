@@ -14,6 +14,7 @@ pub fn address_words(address: IpAddr) -> [u64; 2] {
 }
 
 /// The inverse of [`address_words`]; the family is not in the words.
+#[inline]
 pub fn address_of_words(v6: bool, words: [u64; 2]) -> IpAddr {
     if v6 {
         v6_address(words).into()

@@ -25,6 +25,18 @@ impl<'a> WordSlots<'a> {
             set_words: slot_words.max(1) * SET_SLOTS,
         }
     }
+
+    /// The words of the table.
+    #[inline]
+    pub fn words(self) -> &'a Words {
+        self.words
+    }
+
+    /// Where the words of a set begin.
+    #[inline]
+    pub fn word_of(self, index: u32) -> usize {
+        index as usize * self.set_words
+    }
 }
 
 impl<'a> Slots for WordSlots<'a> {

@@ -35,6 +35,7 @@ impl Words {
     }
 
     /// Number of words.
+    #[inline]
     pub fn len(&self) -> usize {
         self.length
     }
@@ -45,6 +46,7 @@ impl Words {
     }
 
     /// The words themselves.
+    #[inline]
     fn all(&self) -> &[AtomicU64] {
         #[expect(clippy::cast_ptr_alignment, reason = "a mapping starts at a page")]
         let start = self.memory.as_ptr().cast::<AtomicU64>();

@@ -32,6 +32,13 @@ impl BitSet {
             .is_some_and(|word| word >> (number % 64) & 1 != 0)
     }
 
+    /// Adds all members of another set of the same room.
+    pub fn join(&mut self, other: &Self) {
+        for (all, more) in self.0.iter_mut().zip(&other.0) {
+            *all |= more;
+        }
+    }
+
     /// Number of members.
     pub fn count(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
@@ -61,5 +68,12 @@ impl Referred {
             reply_bits: bits,
             host_destinations: BTreeSet::new(),
         }
+    }
+    /// Adds all that another refers to, which has the same room.
+    pub fn join(&mut self, other: Self) {
+        self.backends.join(&other.backends);
+        self.forward_bits.join(&other.forward_bits);
+        self.reply_bits.join(&other.reply_bits);
+        self.host_destinations.extend(other.host_destinations);
     }
 }
