@@ -114,6 +114,8 @@ pub(crate) struct Programs {
     object: Ebpf,
     settings: Words,
     frames: Words,
+    /// Programs that are loaded anew name them by their descriptors.
+    _mapped: [Map; 2],
     progress: aya::maps::PerCpuArray<MapData, [u64; 2]>,
     target: ProgramArray<MapData>,
     target_xdp: ProgramArray<MapData>,
@@ -138,9 +140,11 @@ impl Programs {
             loaded.with_context(|| format!("cannot load {name}"))?;
         }
         let mut take = |name: &str| object.take_map(name).with_context(|| format!("no map {name}"));
+        let mapped = [take("settings")?, take("frames")?];
         Ok(Self {
-            settings: words(&take("settings")?, SETTINGS)?,
-            frames: words(&take("frames")?, WORDS << 20)?,
+            settings: words(&mapped[0], SETTINGS)?,
+            frames: words(&mapped[1], WORDS << 20)?,
+            _mapped: mapped,
             progress: aya::maps::PerCpuArray::try_from(take("progress")?)?,
             target: ProgramArray::try_from(take("target")?)?,
             target_xdp: ProgramArray::try_from(take("target_xdp")?)?,

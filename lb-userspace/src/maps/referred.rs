@@ -69,6 +69,7 @@ impl Referred {
             host_destinations: BTreeSet::new(),
         }
     }
+
     /// Adds all that another refers to, which has the same room.
     pub fn join(&mut self, other: Self) {
         self.backends.join(&other.backends);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::scene::{Scene, client, frontend};
+use super::scene::{OTHERS_HOSTS, Scene, client, frontend};
 use super::{Ends, FEW, Incoming, LENGTH, from_a_frontend, in_scene, lay_out, number, to_a_backend};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
@@ -75,7 +75,7 @@ struct Harm {
 
 /// The rows.
 pub(super) fn run() -> Result<Vec<Row>> {
-    let scene = Scene::new(FEW, TABLE)?;
+    let scene = Scene::new(FEW, OTHERS_HOSTS, TABLE)?;
     let mut programs = Programs::load(0)?;
     let mut rows = Vec::new();
     for v6 in [false, true] {

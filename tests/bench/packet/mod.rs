@@ -21,13 +21,14 @@ mod steps;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use steerway::flows::Flow;
 
-use self::scene::{MOST_FLOWS, Scene, TABLE_FLOWS, client, cluster, frontend, to_backends, to_clients};
+use self::scene::{MOST_FLOWS, OTHERS_HOSTS, Scene, TABLE_FLOWS, client, cluster, frontend, to_backends, to_clients};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
 use crate::programs::{End, Place, Programs, Sign, Target, agents};
@@ -47,9 +48,8 @@ const LENGTH: usize = 96;
 /// Services beside the one that is measured, where their number is not what is asked.
 const FEW: u16 = 9;
 
-/// Flows up to which a row is short, and how often it is taken then.
-const SHORT: usize = 1_000;
-const TIMES: usize = 5;
+/// Flows up to which a row is taken so often in a round.
+const TIMES: [(usize, usize); 2] = [(1_000, 5), (64_000, 3)];
 
 /// Threads that read the tables at once, to see what sweep and dump cannot go below.
 const READERS: [usize; 2] = [1, 2];
@@ -75,7 +75,8 @@ impl All {
 pub(crate) fn run(rounds: usize) -> Result<Report> {
     let costs = programs::rows();
     let floods = flood::run()?;
-    let scene = Scene::new(FEW, TABLE_FLOWS)?;
+    let scene = Scene::new(FEW, OTHERS_HOSTS, TABLE_FLOWS)?;
+    let snug = Scene::new(FEW, OTHERS_HOSTS, MOST_FLOWS)?;
     let services = services::scenes()?;
     let mut all = All::default();
     for round in 1..=rounds {
@@ -84,6 +85,12 @@ pub(crate) fn run(rounds: usize) -> Result<Report> {
         in_scene(&scene, |ifindex| {
             programs.on(ifindex);
             one_round(&mut programs, &scene, &mut all)
+        })?;
+        in_scene(&snug, |ifindex| {
+            programs.on(ifindex);
+            [false, true]
+                .into_iter()
+                .try_for_each(|v6| full_table(&mut programs, &snug, v6, &mut all))
         })?;
         services::measure(&mut programs, &services, &mut all)?;
     }
@@ -108,6 +115,21 @@ fn pin(processor: usize) -> Result<()> {
     let mut one = CpuSet::new();
     one.set(processor)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
+}
+
+/// Works in a thread that may run on any processor, as the agent's threads do and those that they start.
+fn by_all_processors<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let mut all = CpuSet::new();
+            for processor in 0..aya::util::nr_cpus().map_err(|(_, error)| error)? {
+                all.set(processor)?;
+            }
+            sched_setaffinity(Pid::from_raw(0), &all)?;
+            work()
+        });
+        worker.join().map_err(|_| anyhow!("the worker has panicked"))?
+    })
 }
 
 /// What is sent.
@@ -163,7 +185,8 @@ fn repeat(flows: usize) -> u32 {
 /// The median of a row that is taken as often as its number of flows allows.
 fn median(programs: &mut Programs, flows: usize, mut take: impl FnMut(&mut Programs) -> Result<f64>) -> Result<f64> {
     let mut figures = Figures::default();
-    for _ in 0..if flows <= SHORT { TIMES } else { 1 } {
+    let times = TIMES.iter().find(|(most, _)| flows <= *most);
+    for _ in 0..times.map_or(1, |(_, times)| *times) {
         programs.load_anew()?;
         figures.push(take(programs)?);
     }
@@ -237,7 +260,7 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         all.note(format!("{place:?} new {name}"), new);
     }
 
-    all.note(format!("dump {name}"), scene.dump());
+    all.note(format!("dump {name}"), by_all_processors(|| Ok(scene.dump()))?);
     let flows = scene.flows();
     ensure!(
         flows.len() >= MOST_FLOWS - MOST_FLOWS / 2000,
@@ -268,7 +291,7 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
             }
         }
     }
-    all.note(format!("sweep {name}"), scene.sweep()?);
+    all.note(format!("sweep {name}"), by_all_processors(|| scene.sweep())?);
     for threads in READERS {
         all.note(format!("words {name} {threads}"), scene.words(threads)?);
     }
@@ -281,6 +304,31 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
     }
     if name == steps::TRAFFIC {
         steps::measure(programs, scene, &incoming, &forward, all)?;
+    }
+    Ok(())
+}
+
+/// Dump and sweep of a table that was made for the flows it holds, and a word of each of its slots.
+fn full_table(programs: &mut Programs, scene: &Scene, v6: bool, all: &mut All) -> Result<()> {
+    let frames = Frames::new(v6, Kind::Tcp("S"), LENGTH);
+    let ends: Ends = (0..MOST_FLOWS)
+        .map(|number| (client(v6, number), frontend(v6)))
+        .collect();
+    lay_out(programs, &frames, &ends);
+    scene.clear();
+    let incoming = Incoming::of(scene, v6)?;
+    let sign = to_a_backend(scene, v6);
+    programs.count(&incoming.tc, &frames.first(), MOST_FLOWS as u64, PACKETS, sign)?;
+    let flows = by_all_processors(|| Ok(scene.flows().len()))?;
+    ensure!(
+        flows >= MOST_FLOWS - MOST_FLOWS / 50,
+        "{flows} of {MOST_FLOWS} flows stand in a table for as many"
+    );
+    let name = services::family(v6);
+    all.note(format!("full dump {name}"), by_all_processors(|| Ok(scene.dump()))?);
+    all.note(format!("full sweep {name}"), by_all_processors(|| scene.sweep())?);
+    for threads in READERS {
+        all.note(format!("full words {name} {threads}"), scene.words(threads)?);
     }
     Ok(())
 }

@@ -30,27 +30,33 @@ pub(super) fn report(all: &All) -> Report {
     parts(&figures, &mut rows);
     few_and_many(&figures, &mut rows);
     for traffic in KINDS {
-        for (what, most) in [("dump", 100.0), ("sweep", 20.0)] {
-            let name = format!("{what} of a million flows, {traffic}");
-            rows.push(Row::below(&name, "ms", figures.of(&format!("{what} {traffic}")), most));
-        }
-        for threads in READERS {
-            let name = format!("one word of each slot read, by {threads} threads, beside {traffic}");
-            rows.push(Row::plain(
-                &name,
-                "ms",
-                figures.of(&format!("words {traffic} {threads}")),
-            ));
-        }
+        whole_tables(&figures, "", "", traffic, &mut rows);
+    }
+    for traffic in [false, true].map(family) {
+        whole_tables(&figures, "full ", " in tables for as many", traffic, &mut rows);
     }
     Report {
         section: "packet",
         about: "Nanoseconds per packet inside the kernel, the programs alone: the loop around them, shown as empty loop, is taken off, and the \
                 bare loop is part of both sides of a ratio. Yardsticks are those taken beside the same kind of traffic; L(n) \
                 looks up n keys that are spread over a million, in an order that is not that of their insertion. Dump and sweep read tables \
-                that are made for two million flows of each family. Established packets let go early show where the time goes: parsing alone is \
+                that are made for two million flows of each family where nothing else is said, by as many threads as there are processors. Established packets let go early show where the time goes: parsing alone is \
                 what a packet costs that is no Service's. Programs are counted on the running kernel.",
         rows,
+    }
+}
+
+/// What reads whole tables. `of` tells the tables in the names of figures, `shown` in those of rows.
+fn whole_tables(figures: &Taken<'_>, of: &str, shown: &str, traffic: &str, rows: &mut Vec<Row>) {
+    for (what, most) in [("dump", 100.0), ("sweep", 20.0)] {
+        let name = format!("{what} of a million flows{shown}, {traffic}");
+        let taken = figures.of(&format!("{of}{what} {traffic}"));
+        rows.push(Row::below(&name, "ms", taken, most));
+    }
+    for threads in READERS {
+        let name = format!("one word of each slot read{shown}, by {threads} threads, beside {traffic}");
+        let taken = figures.of(&format!("{of}words {traffic} {threads}"));
+        rows.push(Row::plain(&name, "ms", taken));
     }
 }
 
@@ -247,16 +253,12 @@ fn few_and_many(figures: &Taken<'_>, rows: &mut Vec<Row>) {
                 let few = net(fewest);
                 rows.push(Row::plain(&name(fewest), "ns", &few));
                 for services in more {
-                    let yardstick = format!("{fewest} Services");
-                    let bound = Bound::AtMost(BY_SERVICES);
-                    rows.push(Row::ratio(
-                        &name(services),
-                        "ns",
-                        &net(services),
-                        &yardstick,
-                        &few,
-                        bound,
-                    ));
+                    let (name, yardstick, many) = (name(services), format!("{fewest} Services"), net(services));
+                    rows.push(if what == "established" {
+                        Row::ratio(&name, "ns", &many, &yardstick, &few, Bound::AtMost(BY_SERVICES))
+                    } else {
+                        Row::beside(&name, "ns", &many, &yardstick, &few)
+                    });
                 }
             }
         }

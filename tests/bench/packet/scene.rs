@@ -2,7 +2,7 @@
 //!
 //! The Service `bench` has a LoadBalancer IP and a ClusterIP in each family and backends on another node, so that what comes in by
 //! the uplink is translated on both sides. `near` has a backend on this node: its packets go on by the stack. Further Services stand
-//! beside them, as many as are asked for, with the same addresses of their own and ten backends each.
+//! beside them, as many as are asked for, with the same addresses of their own.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,8 +29,8 @@ pub(super) const BACKEND_PORT: u16 = 0x1f90;
 /// Ports of a backend's address, and addresses: so many that a million flows find ports of the node in few tries.
 const PORTS: u16 = 8;
 const HOSTS: u8 = 200;
-/// Backends of each other Service.
-const OTHERS_HOSTS: u8 = 10;
+/// Backends of each other Service, where nothing else is asked.
+pub(super) const OTHERS_HOSTS: u8 = 10;
 /// Most flows at once.
 pub(super) const MOST_FLOWS: usize = 1 << 20;
 /// Flows that the table of [`Scene::new`] is made for: in one for just as many, some of a million that nobody has answered displace others.
@@ -45,9 +45,9 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// A world of two nodes with an agent on the first, as many Services beside `bench` and `near`, and a table that is made for a
-    /// number of flows.
-    pub(super) fn new(others: u16, table_flows: usize) -> Result<Self> {
+    /// A world of two nodes with an agent on the first, as many Services with so many backends each beside `bench` and `near`, and a table
+    /// that is made for a number of flows.
+    pub(super) fn new(others: u16, others_hosts: u8, table_flows: usize) -> Result<Self> {
         let world = World::builder().pods_per_node(1).xdp().build();
         // XDP sends to nobody whose address it does not know.
         let node2 = world.node(2);
@@ -84,7 +84,7 @@ impl Scene {
                     .node("node1"),
             );
         }
-        folder.write("others.yaml", &other_services(others));
+        folder.write("others.yaml", &other_services(others, others_hosts));
         let flows = table_flows.to_string();
         let mut agent = Agent::start(
             world.node(1),
@@ -205,7 +205,7 @@ fn frontends(name: &str, addresses: [(IpAddr, IpAddr); 2]) -> ServiceObject {
 }
 
 /// The Services beside those that have names.
-fn other_services(count: u16) -> String {
+fn other_services(count: u16, hosts: u8) -> String {
     let mut text = String::new();
     for number in 0..count {
         let name = format!("other{number}");
@@ -213,7 +213,7 @@ fn other_services(count: u16) -> String {
         text += "---\n";
         text += &documents(&[&frontends(&name, addresses)]);
         for v6 in [false, true] {
-            let endpoints = (1..=OTHERS_HOSTS).fold(empty_slice(&name, "0", v6, BACKEND_PORT), |object, host| {
+            let endpoints = (1..=hosts).fold(empty_slice(&name, "0", v6, BACKEND_PORT), |object, host| {
                 object.endpoint(others_backend(v6, number, host)).node("node2")
             });
             text += "---\n";

@@ -1,14 +1,15 @@
 //! The same thousand hot flows over few and over many Services: what grows with their number is what their packets read.
 //!
-//! The flows are spread evenly over the Services, to frontends that outside clients use. New flows are opened in passes, each into an
+//! The flows are spread evenly over the Services, to frontends that outside clients use. Few Services have more backends each, so that the
+//! flows meet nearly as many of them: a way out is remembered for each, which is no matter of Services. New flows are opened in passes, each into an
 //! empty table, so that frontend, service, arena and backends are read for the same flows again and again; then they are
 //! opened to the end and established packets are sent. A pass is short, and a short test run at XDP costs more to begin than it
 //! measures: new flows are told at tc alone. The scenes stand side by side and are taken in turn for each row.
 
 use anyhow::{Result, ensure};
 
-use super::scene::{Scene, client, from_others, others_frontend, to_clients, to_others};
-use super::{All, Ends, Incoming, LENGTH, in_scene, lay_out, settled};
+use super::scene::{OTHERS_HOSTS, Scene, client, from_others, others_frontend, to_clients, to_others};
+use super::{All, Ends, Incoming, LENGTH, PACKETS, in_scene, lay_out, median, settled};
 use crate::frames::{Frames, Kind};
 use crate::programs::{Place, Programs, Sign};
 
@@ -18,13 +19,20 @@ pub(crate) const NUMBERS: [usize; 3] = [10, 1_000, 10_000];
 pub(super) const HOT: usize = 1_000;
 /// Passes of new flows.
 const PASSES: usize = 64;
+/// Most backends of a Service.
+const MOST_HOSTS: u8 = 200;
 /// Flows that the table is made for: it is emptied before each pass.
 const TABLE: usize = 1 << 14;
 
 /// A scene for each number.
 pub(super) fn scenes() -> Result<Vec<(usize, Scene)>> {
-    let scenes = NUMBERS.map(|number| Ok((number, Scene::new(u16::try_from(number)?, TABLE)?)));
+    let scenes = NUMBERS.map(|number| Ok((number, Scene::new(u16::try_from(number)?, hosts(number), TABLE)?)));
     scenes.into_iter().collect()
+}
+
+/// Backends of each of so many Services. Of ten Services' two thousand the flows meet eight hundred, else a thousand.
+fn hosts(services: usize) -> u8 {
+    if services < HOT { MOST_HOSTS } else { OTHERS_HOSTS }
 }
 
 /// Every row once.
@@ -62,10 +70,10 @@ fn hot_flows(
     let first = frames.first();
     lay_out(programs, &frames, &ends);
     let nothing = programs.nothing(place)?;
-    note(
-        "hot empty",
-        programs.packets(&nothing, &first, HOT as u64, super::PACKETS, None)?,
-    );
+    let empty = median(programs, HOT, |programs| {
+        programs.packets(&nothing, &first, HOT as u64, PACKETS, None)
+    })?;
+    note("hot empty", empty);
     let (mut loops, mut new) = (0.0, 0.0);
     let passes = if matches!(place, Place::Tc) { PASSES } else { 1 };
     for _ in 0..passes {
@@ -87,7 +95,10 @@ fn hot_flows(
     programs.packets(&incoming.tc, &frames.first(), HOT as u64, HOT as u32, Some(restored))?;
     let frames = Frames::new(v6, Kind::Tcp("A"), LENGTH);
     lay_out(programs, &frames, &ends);
-    note("hot established", settled(programs, target, &frames.first(), HOT, out)?);
+    let cost = median(programs, HOT, |programs| {
+        settled(programs, target, &frames.first(), HOT, out)
+    })?;
+    note("hot established", cost);
     Ok(())
 }
 

@@ -165,7 +165,7 @@ async fn apart() -> Duration {
     }
     let first = |stage: &Stage| stage.server.model().first_request.expect("a request") - started;
     let (soonest, latest) = (stages.iter().map(first).min(), stages.iter().map(first).max());
-    latest.unwrap_or_default() - soonest.unwrap_or_default()
+    latest.unwrap_or_default().saturating_sub(soonest.unwrap_or_default())
 }
 
 #[tokio::test]
