@@ -23,7 +23,7 @@ use lb_tests::world::World;
 
 use self::programs::{Spent, spent_while};
 use self::server::Server;
-use self::tools::{Load, StreamServer, stream, wrk};
+use self::tools::{Load, Stream, StreamServer, stream, wrk};
 use crate::figures::Figures;
 use crate::iptables::{self, Frontend};
 use crate::programs::Programs;
@@ -95,6 +95,8 @@ struct Taken {
     median: Figures,
     tail: Figures,
     stream: Figures,
+    sender: Figures,
+    receiver: Figures,
 }
 
 /// What was measured.
@@ -120,6 +122,12 @@ pub(crate) fn http(rounds: usize) -> Result<Report> {
     rows.extend(measured.latencies());
     // Of the stream the median alone is asked for.
     rows.extend(measured.compared("one bulk stream", "Gbit/s", |taken| &taken.stream, |row| row(1.0))?);
+    rows.extend(measured.of_each("one bulk stream, processor of the sender", "%", |taken| &taken.sender));
+    rows.extend(
+        measured.of_each("one bulk stream, processor of the receiver", "%", |taken| {
+            &taken.receiver
+        }),
+    );
     Ok(Report {
         section: "http",
         about: "Pod to pod on one node: directly, or through a ClusterIP. Ratios with their 95 % interval over paired rounds.",
@@ -175,7 +183,7 @@ fn measure(name: &str, rounds: usize, each_connects: bool) -> Result<Measured> {
             let seconds = if round == 0 { 1 } else { SECONDS };
             let load = stand.ask(port(round), seconds, each_connects)?;
             let bulk = if each_connects {
-                0.0
+                Stream::default()
             } else {
                 stream(stand.client(), stand.at(STREAM_PORT), seconds, CLIENT)?
             };
@@ -183,7 +191,9 @@ fn measure(name: &str, rounds: usize, each_connects: bool) -> Result<Measured> {
                 taken.rate.push(load.rate);
                 taken.median.push(load.median);
                 taken.tail.push(load.tail);
-                taken.stream.push(bulk);
+                taken.stream.push(bulk.rate);
+                taken.sender.push(bulk.sender);
+                taken.receiver.push(bulk.receiver);
             }
         }
     }
@@ -240,11 +250,17 @@ impl Measured {
     }
 
     fn latencies(&self) -> Vec<Row> {
-        let rows = self.sides.iter().flat_map(|(side, taken)| {
-            [("p50", &taken.median), ("p99", &taken.tail)]
-                .map(|(part, figures)| Row::plain(&format!("latency {part}, {}", side.name()), "µs", figures))
-        });
-        rows.collect()
+        let median = self.of_each("latency p50", "µs", |taken| &taken.median);
+        median
+            .chain(self.of_each("latency p99", "µs", |taken| &taken.tail))
+            .collect()
+    }
+
+    /// A row of each side that nothing is compared with.
+    fn of_each(&self, what: &str, unit: &'static str, of: impl Fn(&Taken) -> &Figures) -> impl Iterator<Item = Row> {
+        self.sides
+            .iter()
+            .map(move |(side, taken)| Row::plain(&format!("{what}, {}", side.name()), unit, of(taken)))
     }
 }
 

@@ -106,19 +106,36 @@ impl Drop for StreamServer {
     }
 }
 
-/// One stream for some seconds; Gbit a second, as received.
-pub(super) fn stream(place: &Netns, to: SocketAddr, seconds: u32, processor: usize) -> Result<f64> {
+/// What iperf3 tells of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Stream {
+    /// Gbit a second, as received.
+    pub(super) rate: f64,
+    /// Percent of a processor that the sending and the receiving program had.
+    pub(super) sender: f64,
+    pub(super) receiver: f64,
+}
+
+/// One stream for some seconds.
+pub(super) fn stream(place: &Netns, to: SocketAddr, seconds: u32, processor: usize) -> Result<Stream> {
     let (address, port, seconds) = (to.ip().to_string(), to.port().to_string(), seconds.to_string());
     let arguments = ["iperf3", "-c", &address, "-p", &port, "-t", &seconds, "-J"];
     let output = on_processor(processor, || place.cmd(&arguments))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let told: Value = serde_json::from_str(&text).with_context(|| format!("iperf3 said:\n{text}"))?;
-    let bits = told
-        .pointer("/end/sum_received/bits_per_second")
-        .and_then(Value::as_f64);
-    bits.map(|bits| bits / 1e9)
+    let stream = serde_json::from_str(&text).ok().and_then(|told| of_iperf(&told));
+    stream
         .filter(|_| output.status.success())
         .with_context(|| format!("iperf3 said:\n{text}"))
+}
+
+/// Reads iperf3's report.
+fn of_iperf(told: &Value) -> Option<Stream> {
+    let end = |path: &str| told.pointer(&format!("/end/{path}"))?.as_f64();
+    Some(Stream {
+        rate: end("sum_received/bits_per_second")? / 1e9,
+        sender: end("cpu_utilization_percent/host_total")?,
+        receiver: end("cpu_utilization_percent/remote_total")?,
+    })
 }
 
 /// Runs `work` on a thread of one processor, which what it starts inherits.
@@ -150,6 +167,21 @@ mod tests {
         let load = of_wrk(SAID).unwrap();
         assert_eq!((load.rate, load.requests), (119_876.54, 120_000.0));
         assert_eq!((load.median, load.tail), (241.0, 1250.0));
+    }
+
+    #[test]
+    fn the_report_of_iperf_is_read() {
+        let told = serde_json::json!({ "end": {
+            "sum_received": { "bits_per_second": 20.5e9 },
+            "cpu_utilization_percent": { "host_total": 61.5, "host_user": 0.5, "remote_total": 98.25 },
+        } });
+        let stream = Stream {
+            rate: 20.5,
+            sender: 61.5,
+            receiver: 98.25,
+        };
+        assert_eq!(of_iperf(&told), Some(stream));
+        assert_eq!(of_iperf(&serde_json::json!({ "error": "refused" })), None);
     }
 
     #[test]
