@@ -109,6 +109,13 @@ pub(crate) struct Target {
     program: ProgramFd,
 }
 
+impl Target {
+    /// The hook that it is for.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+}
+
 /// The loaded object.
 pub(crate) struct Programs {
     object: Ebpf,

@@ -285,7 +285,9 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
             for (place, target) in incoming.both() {
                 scene.note_all()?;
                 let cost = median(programs, flows, |programs| {
-                    settled(programs, target, &first, flows, sign)
+                    beyond_loop(programs, place, &first, flows, |programs| {
+                        settled(programs, target, &first, flows, sign)
+                    })
                 })?;
                 all.note(format!("{place:?} {direction} {name} {flows}"), cost);
             }
@@ -306,6 +308,20 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         steps::measure(programs, scene, &incoming, &forward, all)?;
     }
     Ok(())
+}
+
+/// What a row costs beyond the loop around it, which is measured just before: at XDP the kernel finds a program by comparing addresses of
+/// all that are attached, so that each loading has a loop of its own price.
+fn beyond_loop(
+    programs: &mut Programs,
+    place: Place,
+    first: &[u8],
+    flows: usize,
+    take: impl FnOnce(&mut Programs) -> Result<f64>,
+) -> Result<f64> {
+    let nothing = programs.nothing(place)?;
+    let around = programs.packets(&nothing, first, flows as u64, repeat(flows), None)?;
+    Ok(take(programs)? - around)
 }
 
 /// Dump and sweep of a table that was made for the flows it holds, and a word of each of its slots.
@@ -402,8 +418,11 @@ fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut
     for hook in HOOKS {
         let target = agents(hook, scene.table_id(traffic.v6)?)?;
         let untouched = Sign::between(End::exactly(from), End::exactly(to));
+        let first = frames.first();
         let cost = median(programs, 1, |programs| {
-            programs.packets(&target, &frames.first(), 1, PACKETS, Some(untouched))
+            beyond_loop(programs, target.place(), &first, 1, |programs| {
+                programs.packets(&target, &first, 1, PACKETS, Some(untouched))
+            })
         })?;
         all.note(format!("stranger {} {hook}", traffic.name()), cost);
     }

@@ -95,6 +95,11 @@ impl Taken<'_> {
         self.of(&format!("line({flows}) {traffic}"))
     }
 
+    /// A row's figures that were taken without their loop, with the bare loop.
+    fn beyond_loop(&self, what: &str, traffic: &str) -> Figures {
+        self.of(what).plus(self.bare(traffic))
+    }
+
     /// A row's figures with the bare loop in place of the loop that they were taken in.
     fn net(&self, place: &str, what: &str, traffic: &str, flows: usize) -> Figures {
         let empty = self.of(&format!("{place} empty {traffic} {flows}"));
@@ -141,7 +146,7 @@ fn yardsticks(figures: &Taken<'_>, traffic: &str, rows: &mut Vec<Row>) {
 fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) {
     for direction in ["forward", "reply"] {
         for (flows, goal) in SIZES.into_iter().zip(ESTABLISHED) {
-            let net = figures.net(place, &format!("{direction} {traffic} {flows}"), traffic, flows);
+            let net = figures.beyond_loop(&format!("{place} {direction} {traffic} {flows}"), traffic);
             let name = established_row(traffic, direction, flows, shown(place));
             let (look_up, yardstick) = (figures.look_up(flows, traffic), format!("L({flows})"));
             let goal = if (place, traffic, direction) == ("Xdp", "TCP v4", "forward") {
@@ -152,7 +157,7 @@ fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<R
             if (place, direction) == ("Xdp", "forward") && flows > 1 {
                 // What one flow costs, with a line of memory among so many in place of one that is always at hand.
                 let [far, near] = [flows, 1].map(|flows| figures.line(flows, traffic));
-                let one = figures.net(place, &format!("{direction} {traffic} 1"), traffic, 1);
+                let one = figures.beyond_loop(&format!("{place} {direction} {traffic} 1"), traffic);
                 let least = one.less(near, far);
                 let name = format!("the cost of one flow of {traffic} and of one of {flows} such lines, XDP");
                 rows.push(Row::beside(&name, "ns", &least, &yardstick, look_up));
@@ -203,11 +208,7 @@ fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) 
 fn strangers(figures: &Taken<'_>, rows: &mut Vec<Row>) {
     for traffic in ["TCP v4", "TCP v6"] {
         for hook in HOOKS {
-            let place = if hook == "uplink_xdp" { "Xdp" } else { "Tc" };
-            let empty = figures.of(&format!("{place} empty {traffic} 1"));
-            let net = figures
-                .of(&format!("stranger {traffic} {hook}"))
-                .less(empty, figures.bare(traffic));
+            let net = figures.beyond_loop(&format!("stranger {traffic} {hook}"), traffic);
             rows.push(Row::ratio(
                 &format!("no Service's, {traffic}, {hook}"),
                 "ns",
@@ -242,12 +243,17 @@ fn few_and_many(figures: &Taken<'_>, rows: &mut Vec<Row>) {
     let [fewest, more @ ..] = services::NUMBERS;
     for place in ["Xdp", "Tc"] {
         for traffic in [false, true].map(family) {
-            let parts = [("established", "empty"), ("new", "passes")];
             let told = if place == "Tc" { 2 } else { 1 };
-            for (what, around) in parts.into_iter().take(told) {
+            for what in ["established", "new"].into_iter().take(told) {
                 let net = |services: usize| {
-                    let of = |what: &str| figures.of(&format!("{place} hot {what} {traffic} {services}"));
-                    of(what).less(of(around), figures.bare(traffic))
+                    let name = |what: &str| format!("{place} hot {what} {traffic} {services}");
+                    if what == "established" {
+                        figures.beyond_loop(&name(what), traffic)
+                    } else {
+                        figures
+                            .of(&name(what))
+                            .less(figures.of(&name("passes")), figures.bare(traffic))
+                    }
                 };
                 let name = |services| services_row(what, traffic, services, shown(place));
                 let few = net(fewest);

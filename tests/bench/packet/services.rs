@@ -9,7 +9,7 @@
 use anyhow::{Result, ensure};
 
 use super::scene::{OTHERS_HOSTS, Scene, client, from_others, others_frontend, to_clients, to_others};
-use super::{All, Ends, Incoming, LENGTH, PACKETS, in_scene, lay_out, median, settled};
+use super::{All, Ends, Incoming, LENGTH, beyond_loop, in_scene, lay_out, median, settled};
 use crate::frames::{Frames, Kind};
 use crate::programs::{Place, Programs, Sign};
 
@@ -70,10 +70,6 @@ fn hot_flows(
     let first = frames.first();
     lay_out(programs, &frames, &ends);
     let nothing = programs.nothing(place)?;
-    let empty = median(programs, HOT, |programs| {
-        programs.packets(&nothing, &first, HOT as u64, PACKETS, None)
-    })?;
-    note("hot empty", empty);
     let (mut loops, mut new) = (0.0, 0.0);
     let passes = if matches!(place, Place::Tc) { PASSES } else { 1 };
     for _ in 0..passes {
@@ -95,8 +91,11 @@ fn hot_flows(
     programs.packets(&incoming.tc, &frames.first(), HOT as u64, HOT as u32, Some(restored))?;
     let frames = Frames::new(v6, Kind::Tcp("A"), LENGTH);
     lay_out(programs, &frames, &ends);
+    let first = frames.first();
     let cost = median(programs, HOT, |programs| {
-        settled(programs, target, &frames.first(), HOT, out)
+        beyond_loop(programs, place, &first, HOT, |programs| {
+            settled(programs, target, &first, HOT, out)
+        })
     })?;
     note("hot established", cost);
     Ok(())
