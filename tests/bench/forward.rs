@@ -14,12 +14,11 @@ use anyhow::{Context as _, Result, ensure};
 use lb_tests::agent::Agent;
 use lb_tests::objects::{Folder, NodeObject, service, slice};
 use lb_tests::world::World;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
 use crate::iptables::{self, Frontend};
+use crate::processors;
 use crate::programs::{End, Programs, Sign};
 use crate::report::{Bound, Report, Row};
 
@@ -192,9 +191,7 @@ impl Stand {
             programs.put(flow, &frames.between(client(flow), to));
         }
         let (nanoseconds, arrived) = self.world.fabric.run(|| -> Result<_> {
-            let mut one = CpuSet::new();
-            one.set(0)?;
-            sched_setaffinity(Pid::from_raw(0), &one)?;
+            processors::pin(0..1)?;
             programs.send(self.device.0, &frames.first(), FLOWS as u64, packets, to_a_backend())
         })?;
         ensure!(

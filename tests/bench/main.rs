@@ -15,6 +15,7 @@ mod iptables;
 mod load;
 mod packet;
 mod plot;
+mod processors;
 mod programs;
 mod publish;
 mod report;

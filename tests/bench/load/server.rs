@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
 use lb_tests::netns::Netns;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+
+use crate::processors;
 
 const KEPT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
@@ -40,10 +40,7 @@ impl Server {
         let listeners = listeners.with_context(|| format!("listen at {address}"))?;
         let (stop, stopped) = oneshot::channel();
         let thread = place.spawn(move || {
-            let mut one = CpuSet::new();
-            let runtime = one
-                .set(processor)
-                .and_then(|()| sched_setaffinity(Pid::from_raw(0), &one))
+            let runtime = processors::pin(processor..processor + 1)
                 .ok()
                 .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build().ok())
                 .expect("a runtime on a processor of this machine");

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::assert::eventually;
 use lb_tests::netns::Netns;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use serde_json::Value;
+
+use crate::processors;
 
 /// Connections of wrk at once.
 const CONNECTIONS: &str = "32";
@@ -36,7 +36,7 @@ pub(super) fn wrk(place: &Netns, to: SocketAddr, seconds: u32, each_connects: bo
         arguments.extend(["-H", "Connection: close"]);
     }
     arguments.push(&url);
-    let output = on_processor(processor, || place.cmd(&arguments))?;
+    let output = processors::on(processor..processor + 1, || place.cmd(&arguments))?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),
@@ -87,8 +87,8 @@ impl StreamServer {
         let mut command = place.command("iperf3");
         command.args(["-s", "-B", &address.to_string(), "-p", &port.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child =
-            on_processor(processor, || command.spawn())?.context("start iperf3: cargo xtask setup brings it")?;
+        let child = processors::on(processor..processor + 1, || command.spawn())?
+            .context("start iperf3: cargo xtask setup brings it")?;
         let server = Self(child);
         let listening = format!("sport = :{port}");
         eventually(START, "iperf3 listens", || {
@@ -120,7 +120,7 @@ pub(super) struct Stream {
 pub(super) fn stream(place: &Netns, to: SocketAddr, seconds: u32, processor: usize) -> Result<Stream> {
     let (address, port, seconds) = (to.ip().to_string(), to.port().to_string(), seconds.to_string());
     let arguments = ["iperf3", "-c", &address, "-p", &port, "-t", &seconds, "-J"];
-    let output = on_processor(processor, || place.cmd(&arguments))?;
+    let output = processors::on(processor..processor + 1, || place.cmd(&arguments))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let stream = serde_json::from_str(&text).ok().and_then(|told| of_iperf(&told));
     stream
@@ -135,21 +135,6 @@ fn of_iperf(told: &Value) -> Option<Stream> {
         rate: end("sum_received/bits_per_second")? / 1e9,
         sender: end("cpu_utilization_percent/host_total")?,
         receiver: end("cpu_utilization_percent/remote_total")?,
-    })
-}
-
-/// Runs `work` on a thread of one processor, which what it starts inherits.
-fn on_processor<T: Send>(processor: usize, work: impl FnOnce() -> T + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(move || -> Result<T> {
-            let mut one = CpuSet::new();
-            one.set(processor)?;
-            sched_setaffinity(Pid::from_raw(0), &one)?;
-            Ok(work())
-        });
-        worker
-            .join()
-            .unwrap_or_else(|payload| std::panic::resume_unwind(payload))
     })
 }
 

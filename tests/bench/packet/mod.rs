@@ -21,16 +21,14 @@ mod steps;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::thread;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use anyhow::{Context as _, Result, ensure};
 use steerway::flows::Flow;
 
 use self::scene::{MOST_FLOWS, OTHERS_HOSTS, Scene, TABLE_FLOWS, client, cluster, frontend, to_backends, to_clients};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
+use crate::processors;
 use crate::programs::{End, Place, Programs, Sign, Target, agents};
 use crate::report::Report;
 
@@ -105,31 +103,14 @@ fn in_scene<T: Send>(scene: &Scene, work: impl FnOnce(u32) -> Result<T> + Send) 
     let node = scene.world.node(1);
     let ifindex = node.ns.ifindex(&node.uplink).context("the node's uplink")?;
     node.ns.run(|| {
-        pin(0)?;
+        processors::pin(0..1)?;
         work(ifindex)
     })
 }
 
-/// Keeps the calling thread on one processor.
-fn pin(processor: usize) -> Result<()> {
-    let mut one = CpuSet::new();
-    one.set(processor)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
-}
-
 /// Works in a thread that may run on any processor, as the agent's threads do and those that they start.
 fn by_all_processors<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            let mut all = CpuSet::new();
-            for processor in 0..aya::util::nr_cpus().map_err(|(_, error)| error)? {
-                all.set(processor)?;
-            }
-            sched_setaffinity(Pid::from_raw(0), &all)?;
-            work()
-        });
-        worker.join().map_err(|_| anyhow!("the worker has panicked"))?
-    })
+    processors::on(processors::all()?, work)?
 }
 
 /// What is sent.

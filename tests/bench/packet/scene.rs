@@ -19,7 +19,7 @@ use steerway::datapath::clock::Clock;
 use steerway::flows::{Flow, Sweeper, dump};
 use steerway::maps::{BpfStore, MapStore as _, Table};
 
-use super::pin;
+use crate::processors;
 use crate::programs::End;
 
 /// The Service's port.
@@ -157,7 +157,7 @@ impl Scene {
     /// Reads the first word of every slot of both families' tables, by threads on processors of their own; milliseconds.
     pub(super) fn words(&self, threads: usize) -> Result<f64> {
         let part = |number: usize| {
-            pin(number)?;
+            processors::pin(number..number + 1)?;
             for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
                 let words = self.store.words(table);
                 let slots = words.len() / slot_words;

@@ -18,13 +18,7 @@ pub(super) fn all_frontends_reach_all_backends(scene: &Scene) {
     let client = scene.world.pod("pod1-1");
     let others = ["pod1-2", "pod2-1", "pod2-2"];
     for addresses in families() {
-        let node = scene.world.node(1).ip_like(addresses.cluster);
-        for to in [
-            at(addresses.cluster, PORT),
-            at(addresses.external, PORT),
-            at(addresses.balancer, PORT),
-            at(node, NODE_PORT),
-        ] {
+        for to in scene.frontends(addresses) {
             let tcp = distribution(client, to, 60);
             let udp = udp_distribution(client, to, 60);
             for other in others {

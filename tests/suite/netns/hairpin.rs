@@ -6,7 +6,7 @@ use lb_tests::assert::OnFailure;
 use lb_tests::traffic::{tcp_request, udp_request};
 use lb_tests::world::{Cni, World, WorldBuilder};
 
-use super::scene::{NODE_PORT, PORT, Scene, at, families};
+use super::scene::{Scene, families};
 
 #[test]
 fn a_pod_reaches_itself_by_every_frontend_on_routed_and_bridge_networks() {
@@ -23,13 +23,7 @@ pub(super) fn reaches_itself(builder: &WorldBuilder) {
     scene.settle();
     let pod = scene.world.pod("pod1-1");
     for addresses in families() {
-        let node = scene.world.node(1).ip_like(addresses.cluster);
-        for to in [
-            at(addresses.cluster, PORT),
-            at(addresses.balancer, PORT),
-            at(addresses.external, PORT),
-            at(node, NODE_PORT),
-        ] {
+        for to in scene.frontends(addresses) {
             let limit = Duration::from_secs(2);
             let tcp = tcp_request(pod, to, None, limit).unwrap_or_else(|e| panic!("{to} TCP on {builder:?}: {e:?}"));
             let udp = udp_request(pod, to, None, limit).unwrap_or_else(|e| panic!("{to} UDP on {builder:?}: {e:?}"));

@@ -170,6 +170,16 @@ impl Scene {
         }
     }
 
+    /// Every frontend of the Service in one family that a pod of node 1 can ask.
+    pub(super) fn frontends(&self, addresses: Addresses) -> [SocketAddr; 4] {
+        [
+            at(addresses.cluster, PORT),
+            at(addresses.external, PORT),
+            at(addresses.balancer, PORT),
+            at(self.world.node(1).ip_like(addresses.cluster), NODE_PORT),
+        ]
+    }
+
     /// Packets that the agent of node 1 has counted for a reason.
     #[track_caller]
     pub(super) fn counted(&self, reason: &str) -> u64 {
