@@ -10,6 +10,11 @@
 //! Beside them stand the yardsticks: one bare look-up in, and one bare insertion into, the kernel's own LRU hash, and one line of memory
 //! read; and the two ends of the way through a node: [`generate`] sends the frames out of a device, [`sink`] counts and drops what comes back as told.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, adt_const_params))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the only way to a compare-and-swap on this target")
+)]
 #![expect(unsafe_code, reason = "program sections, packet pointers and map values")]
 #![expect(
     clippy::needless_pass_by_value,
@@ -19,7 +24,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_xdp_adjust_head,
+    bpf_ktime_get_ns, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_xdp_adjust_head,
     bpf_xdp_adjust_tail,
 };
 use aya_ebpf::macros::{btf_map, classifier, xdp};
@@ -53,17 +58,38 @@ mod setting {
     pub(super) const GROWN: usize = 3;
     /// Three words of the packet that tell whether it was translated: offset, the bits that matter, and what they are then.
     pub(super) const SHOWN: [usize; 3] = [4, 7, 10];
+    /// How often the program runs.
+    pub(super) const RUNS: usize = 13;
     /// Number of words.
-    pub(super) const WORDS: usize = 13;
+    pub(super) const WORDS: usize = 14;
 }
 
+/// What the runs so far came to; words of [`PROGRESS`], all of them nought before the first.
+mod progress {
+    /// The next frame's number.
+    pub(super) const NEXT: usize = 0;
+    /// How many packets were translated as told.
+    pub(super) const GOOD: usize = 1;
+    /// Runs so far.
+    pub(super) const RUNS: usize = 2;
+    /// The run at whose beginning the clock is looked at next.
+    pub(super) const MARK: usize = 3;
+    /// When the first run began, by the kernel's clock in nanoseconds; from the last run's beginning on, how long that is ago.
+    pub(super) const TIME: usize = 4;
+    /// Number of words.
+    pub(super) const WORDS: usize = 5;
+}
+
+type Settings = [u64; setting::WORDS];
+type Progress = [u64; progress::WORDS];
+
 #[btf_map(name = "settings")]
-static SETTINGS: Array<[u64; setting::WORDS], 1, MMAPABLE> = Array::new();
+static SETTINGS: Array<Settings, 1, MMAPABLE> = Array::new();
 #[btf_map(name = "frames")]
 static FRAMES_BY_FLOW: Array<[u64; FRAME_WORDS], FRAMES, MMAPABLE> = Array::new();
-/// The next frame's number, and how many packets were translated as told.
+/// This CPU's [`progress`].
 #[btf_map(name = "progress")]
-static PROGRESS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+static PROGRESS: PerCpuArray<Progress, 1> = PerCpuArray::new();
 #[btf_map(name = "target")]
 static TARGET: ProgramArray<1> = ProgramArray::new();
 #[btf_map(name = "target_xdp")]
@@ -76,33 +102,62 @@ static LINES: Array<[u64; SET_WORDS], LINE_SETS, MMAPABLE> = Array::new();
 
 /// Settings and this CPU's progress.
 #[inline(always)]
-fn state() -> Option<(&'static [u64; setting::WORDS], &'static mut [u64; 2])> {
+fn state() -> Option<(&'static Settings, &'static mut Progress)> {
     let (settings, progress) = (SETTINGS.get_ptr(0)?, PROGRESS.get_ptr_mut(0)?);
     // SAFETY: map values; the second is this CPU's own.
     Some(unsafe { (&*settings, &mut *progress) })
 }
 
-/// This run's number, from 0 to one less than `count`, in turn.
+/// This run's number, from 0 to one less than the number of frames, in turn. Every program that is measured begins so: between the
+/// first run's beginning and the last one's there is nothing but runs and the kernel's loop.
 #[inline(always)]
-fn turn(progress: &mut [u64; 2], count: u64) -> u64 {
-    let number = progress[0];
-    progress[0] = if number + 1 < count { number + 1 } else { 0 };
+fn turn(settings: &Settings, progress: &mut Progress) -> u64 {
+    let run = progress[progress::RUNS];
+    progress[progress::RUNS] = run + 1;
+    if run == progress[progress::MARK] {
+        // SAFETY: the helper takes no arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        progress[progress::TIME] = now - progress[progress::TIME];
+        progress[progress::MARK] = settings[setting::RUNS].wrapping_sub(1);
+    }
+    let number = progress[progress::NEXT];
+    progress[progress::NEXT] = if number + 1 < settings[setting::COUNT] {
+        number + 1
+    } else {
+        0
+    };
     number
 }
 
 /// Counts the last packet where it is good.
 #[inline(always)]
-fn judge(settings: &[u64; setting::WORDS], progress: &mut [u64; 2], data: usize, end: usize) {
-    progress[1] += is_good(settings, data, end) as u64;
+fn judge(settings: &Settings, progress: &mut Progress, data: usize, end: usize) {
+    progress[progress::GOOD] += is_good(settings, data, end) as u64;
 }
 
 /// Writes the next flow's packet.
 #[inline(always)]
-fn next(settings: &[u64; setting::WORDS], progress: &mut [u64; 2], data: usize, end: usize) {
-    let number = turn(progress, settings[setting::COUNT]);
+fn next(settings: &Settings, progress: &mut Progress, data: usize, end: usize) {
+    let number = turn(settings, progress);
     if let Some(frame) = FRAMES_BY_FLOW.get(number as u32) {
         write(data, end, frame);
     }
+    // A frame that a device brings is in memory, this one on its way there: reading what was written just now in pieces of another size
+    // would wait for it, each time. A swap does so once, here, in the loop that is taken off.
+    wait_for_stores(&mut progress[progress::RUNS]);
+}
+
+/// Waits until everything that was written is in memory; leaves the word as it is.
+#[inline(always)]
+fn wait_for_stores(word: &mut u64) {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+        // SAFETY: an aligned word of a map value.
+        unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, 0, 0) };
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    core::hint::black_box(word);
 }
 
 /// The next flow's packet for the program that is measured.
@@ -181,14 +236,14 @@ fn answered_frame(ctx: XdpContext) -> u32 {
 
 /// Whether the packet shows that it was translated as told.
 #[inline(always)]
-fn is_good(settings: &[u64; setting::WORDS], data: usize, end: usize) -> bool {
+fn is_good(settings: &Settings, data: usize, end: usize) -> bool {
     let [first, second, third] = setting::SHOWN;
     shows(settings, first, data, end) && shows(settings, second, data, end) && shows(settings, third, data, end)
 }
 
 /// Whether one word of the packet is as told from this setting on.
 #[inline(always)]
-fn shows(settings: &[u64; setting::WORDS], told: usize, data: usize, end: usize) -> bool {
+fn shows(settings: &Settings, told: usize, data: usize, end: usize) -> bool {
     let offset = settings[told] as usize & 63;
     if data + offset + 8 > end {
         return false;
@@ -204,7 +259,7 @@ fn generate(ctx: XdpContext) -> u32 {
     let Some((settings, progress)) = state() else {
         return XDP_DROP;
     };
-    let number = turn(progress, settings[setting::COUNT]);
+    let number = turn(settings, progress);
     let Some(frame) = FRAMES_BY_FLOW.get(number as u32) else {
         return XDP_DROP;
     };
@@ -222,7 +277,7 @@ fn sink(ctx: XdpContext) -> u32 {
     if !is_good(settings, ctx.data(), ctx.data_end()) {
         return XDP_PASS;
     }
-    progress[1] += 1;
+    progress[progress::GOOD] += 1;
     XDP_DROP
 }
 
@@ -277,8 +332,8 @@ fn nothing_xdp(_ctx: XdpContext) -> u32 {
 #[classifier]
 fn bare_loop(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let key = key(scattered(turn(progress, settings[setting::COUNT])));
-        progress[1] += core::hint::black_box(key)[1] & 1;
+        let key = key(scattered(turn(settings, progress)));
+        progress[progress::GOOD] += core::hint::black_box(key)[1] & 1;
     }
     NEXT
 }
@@ -290,11 +345,11 @@ fn checksums(ctx: TcContext) -> i32 {
     const OFFSET: u32 = 50;
     const PSEUDO_HEADER: u64 = 0x10;
     if let Some((settings, progress)) = state() {
-        let key = key(turn(progress, settings[setting::COUNT]));
+        let key = key(turn(settings, progress));
         for flags in [PSEUDO_HEADER, 0] {
             // SAFETY: the context is the program's own. Size 0 in the flags means that the last number is a difference.
             let failed = unsafe { bpf_l4_csum_replace(ctx.skb.skb, OFFSET, 0, key[0] & 0xffff, flags) };
-            progress[1] += (failed == 0) as u64;
+            progress[progress::GOOD] += (failed == 0) as u64;
         }
     }
     NEXT
@@ -305,8 +360,23 @@ fn checksums(ctx: TcContext) -> i32 {
 #[classifier]
 fn lru_lookup(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let number = scattered(turn(progress, settings[setting::COUNT]));
+        let number = scattered(turn(settings, progress));
         look_up(progress, number);
+    }
+    NEXT
+}
+
+/// As [`lru_lookup`], where the next key is known only once this one's value is: a packet is more than a processor looks ahead, a look-up
+/// alone is less.
+#[classifier]
+fn lru_lookup_in_turn(_ctx: TcContext) -> i32 {
+    if let Some((settings, progress)) = state() {
+        let number = scattered(turn(settings, progress));
+        // SAFETY: a value that is read once; user space does not write there.
+        if let Some(one) = unsafe { YARDSTICK.get(key(number)) } {
+            progress[progress::NEXT] += one - 1;
+            progress[progress::GOOD] += one;
+        }
     }
     NEXT
 }
@@ -315,16 +385,16 @@ fn lru_lookup(_ctx: TcContext) -> i32 {
 #[classifier]
 fn lru_lookup_in_order(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let number = turn(progress, settings[setting::COUNT]);
+        let number = turn(settings, progress);
         look_up(progress, number);
     }
     NEXT
 }
 
 #[inline(always)]
-fn look_up(progress: &mut [u64; 2], number: u64) {
+fn look_up(progress: &mut Progress, number: u64) {
     // SAFETY: the value is only compared with nothing.
-    progress[1] += unsafe { YARDSTICK.get(key(number)) }.is_some() as u64;
+    progress[progress::GOOD] += unsafe { YARDSTICK.get(key(number)) }.is_some() as u64;
 }
 
 /// A word of one line of memory, of as many lines as are asked for, all over a table as large as the flow table: what a look-up of any
@@ -333,13 +403,13 @@ fn look_up(progress: &mut [u64; 2], number: u64) {
 #[classifier]
 fn line(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let [hash, _] = key(turn(progress, settings[setting::COUNT]));
+        let [hash, _] = key(turn(settings, progress));
         let line = (hash >> 16) as usize % (SET_WORDS / LINE_WORDS);
         if let Some(set) = LINES.get((hash >> 32) as u32 % LINE_SETS as u32) {
             // SAFETY: a word of a map value; nothing is ever written there.
             let zero = unsafe { (&raw const set[line * LINE_WORDS]).read_volatile() };
-            progress[0] += zero;
-            progress[1] += zero;
+            progress[progress::NEXT] += zero;
+            progress[progress::GOOD] += zero;
         }
     }
     NEXT
@@ -349,8 +419,8 @@ fn line(_ctx: TcContext) -> i32 {
 #[classifier]
 fn lru_insert(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let key = key(turn(progress, settings[setting::COUNT]));
-        progress[1] += YARDSTICK.insert(key, 1, 0).is_ok() as u64;
+        let key = key(turn(settings, progress));
+        progress[progress::GOOD] += YARDSTICK.insert(key, 1, 0).is_ok() as u64;
     }
     NEXT
 }
@@ -359,8 +429,8 @@ fn lru_insert(_ctx: TcContext) -> i32 {
 #[classifier]
 fn lru_delete(_ctx: TcContext) -> i32 {
     if let Some((settings, progress)) = state() {
-        let key = key(turn(progress, settings[setting::COUNT]));
-        progress[1] += YARDSTICK.remove(key).is_ok() as u64;
+        let key = key(turn(settings, progress));
+        progress[progress::GOOD] += YARDSTICK.remove(key).is_ok() as u64;
     }
     NEXT
 }

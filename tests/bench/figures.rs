@@ -30,11 +30,6 @@ impl Figures {
         Self(each.map(|((a, b), c)| a - b + c).collect())
     }
 
-    /// Round by round, this plus that.
-    pub(crate) fn plus(&self, given: &Self) -> Self {
-        Self(self.0.iter().zip(&given.0).map(|(a, b)| a + b).collect())
-    }
-
     /// The value below which so many quarters of the rounds lie, between neighbours in proportion.
     fn quartile(&self, quarters: usize) -> f64 {
         let mut sorted = self.0.clone();

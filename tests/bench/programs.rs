@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapData, ProgramArray};
@@ -18,9 +18,15 @@ use steerway::maps::Words;
 use crate::frames::WORDS;
 
 /// Words of the map `settings`.
-const SETTINGS: usize = 13;
+const SETTINGS: usize = 14;
 /// The setting at which the words of a [`Sign`] begin.
 const SHOWN: usize = 4;
+/// The setting that says how often a program runs.
+const RUNS: usize = 13;
+
+/// What a processor's runs came to: the next frame, good packets, runs, when the clock is looked at next, nanoseconds between the first
+/// run's beginning and the last one's.
+type Progress = [u64; 5];
 
 /// Where a packet shows whether it was translated: words in memory order.
 #[derive(Clone, Copy, Debug, Default)]
@@ -121,9 +127,7 @@ pub(crate) struct Programs {
     object: Ebpf,
     settings: Words,
     frames: Words,
-    /// Programs that are loaded anew name them by their descriptors.
-    _mapped: [Map; 2],
-    progress: aya::maps::PerCpuArray<MapData, [u64; 2]>,
+    progress: aya::maps::PerCpuArray<MapData, Progress>,
     target: ProgramArray<MapData>,
     target_xdp: ProgramArray<MapData>,
     ifindex: u32,
@@ -147,31 +151,15 @@ impl Programs {
             loaded.with_context(|| format!("cannot load {name}"))?;
         }
         let mut take = |name: &str| object.take_map(name).with_context(|| format!("no map {name}"));
-        let mapped = [take("settings")?, take("frames")?];
         Ok(Self {
-            settings: words(&mapped[0], SETTINGS)?,
-            frames: words(&mapped[1], WORDS << 20)?,
-            _mapped: mapped,
+            settings: words(&take("settings")?, SETTINGS)?,
+            frames: words(&take("frames")?, WORDS << 20)?,
             progress: aya::maps::PerCpuArray::try_from(take("progress")?)?,
             target: ProgramArray::try_from(take("target")?)?,
             target_xdp: ProgramArray::try_from(take("target_xdp")?)?,
             object,
             ifindex,
         })
-    }
-
-    /// Loads the programs once more, which puts them elsewhere in memory; the tables stay.
-    pub(crate) fn load_anew(&mut self) -> Result<()> {
-        for (name, program) in self.object.programs_mut() {
-            let loaded = if let Program::Xdp(program) = program {
-                program.unload().and_then(|()| program.load())
-            } else {
-                let program: &mut SchedClassifier = program.try_into()?;
-                program.unload().and_then(|()| program.load())
-            };
-            loaded.with_context(|| format!("cannot load {name} anew"))?;
-        }
-        Ok(())
     }
 
     /// Lays out a frame.
@@ -189,11 +177,12 @@ impl Programs {
     /// Runs a yardstick over `count` keys `repeat` times; nanoseconds a run.
     pub(crate) fn yardstick(&mut self, name: &str, count: u64, repeat: u32) -> Result<f64> {
         self.settings.store(0, count);
-        self.run(name, &[0; 64], repeat)
+        let went = self.run(Place::Tc, name, &[0; 64], repeat)?;
+        Ok(went.nanoseconds)
     }
 
-    /// Sends the first `count` frames, of the length of `first`, in turn to `target` until `repeat` are sent; nanoseconds a packet.
-    /// With a sign, all but the last, which nothing looks at, must have come out so; see [`all_good`].
+    /// Sends the first `count` frames, of the length of `first`, in turn to `target` until `repeat` are sent; nanoseconds a packet
+    /// (of a single one: not a number). With a sign, all but the last, which nothing looks at, must have come out so; see [`all_good`].
     pub(crate) fn packets(
         &mut self,
         target: &Target,
@@ -202,9 +191,9 @@ impl Programs {
         repeat: u32,
         sign: Option<Sign>,
     ) -> Result<f64> {
-        let (nanoseconds, good) = self.send_to(target, ("packet", "frame"), first, count, repeat, sign)?;
-        all_good(target, nanoseconds, good, count, repeat, sign)?;
-        Ok(nanoseconds)
+        let went = self.send_to(target, ("packet", "frame"), first, count, repeat, sign)?;
+        went.all_good(target, count, repeat, sign)?;
+        Ok(went.nanoseconds)
     }
 
     /// As [`Self::packets`], of one frame that is answered by one with `grown` bytes more in front; to take those off again, and to
@@ -220,9 +209,9 @@ impl Programs {
         self.settings.store(2, first.len() as u64);
         self.settings.store(3, grown as u64);
         let loops = ("answered_packet", "answered_frame");
-        let (nanoseconds, good) = self.send_to(target, loops, first, 1, repeat, Some(sign))?;
-        all_good(target, nanoseconds, good, 1, repeat, Some(sign))?;
-        Ok(nanoseconds)
+        let went = self.send_to(target, loops, first, 1, repeat, Some(sign))?;
+        went.all_good(target, 1, repeat, Some(sign))?;
+        Ok(went.nanoseconds)
     }
 
     /// As [`Self::packets`]; how many came out with the sign, the last one not counted.
@@ -234,11 +223,11 @@ impl Programs {
         repeat: u32,
         sign: Sign,
     ) -> Result<usize> {
-        let (_, good) = self.send_to(target, ("packet", "frame"), first, count, repeat, Some(sign))?;
-        Ok(good as usize)
+        let went = self.send_to(target, ("packet", "frame"), first, count, repeat, Some(sign))?;
+        Ok(went.good as usize)
     }
 
-    /// Sends by one of these loops, at tc or at XDP. Nanoseconds a packet, and how many had the sign.
+    /// Sends by one of these loops, at tc or at XDP.
     fn send_to(
         &mut self,
         target: &Target,
@@ -247,18 +236,18 @@ impl Programs {
         count: u64,
         repeat: u32,
         sign: Option<Sign>,
-    ) -> Result<(f64, u64)> {
+    ) -> Result<Went> {
         match target.place {
             Place::Tc => self.target.set(0, &target.program, 0)?,
             Place::Xdp => self.target_xdp.set(0, &target.program, 0)?,
         }
         self.settings.store(0, count);
         self.look_for(sign.unwrap_or_default());
-        let nanoseconds = match target.place {
-            Place::Tc => self.run(at_tc, first, repeat)?,
-            Place::Xdp => self.run_xdp(at_xdp, first, repeat)?,
+        let name = match target.place {
+            Place::Tc => at_tc,
+            Place::Xdp => at_xdp,
         };
-        Ok((nanoseconds, self.good()?))
+        self.run(target.place, name, first, repeat)
     }
 
     /// Puts the sink at XDP of a device of the calling thread's namespace, for as long as this value lives.
@@ -301,7 +290,8 @@ impl Programs {
         let start = Instant::now();
         xdp::send(generator.fd()?.as_fd(), first, repeat)?;
         let nanoseconds = start.elapsed().as_secs_f64() * 1e9;
-        Ok((nanoseconds, self.good()?))
+        let [_, good, ..] = self.progress()?;
+        Ok((nanoseconds, good))
     }
 
     fn look_for(&self, sign: Sign) {
@@ -315,7 +305,7 @@ impl Programs {
 
     /// The next run begins with the first frame, and nothing was seen yet.
     fn begin(&mut self) -> Result<()> {
-        let zero = vec![[0, 0]; aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        let zero = vec![Progress::default(); aya::util::nr_cpus().map_err(|(_, error)| error)?];
         Ok(self.progress.set(0, aya::maps::PerCpuValues::try_from(zero)?, 0)?)
     }
 
@@ -333,14 +323,6 @@ impl Programs {
         Ok(program.with_context(|| format!("no program {name}"))?.try_into()?)
     }
 
-    fn run_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<f64> {
-        self.begin()?;
-        let program = self.xdp(name)?.fd()?;
-        let start = Instant::now();
-        xdp::run_often(program.as_fd(), frame, self.ifindex, repeat)?;
-        Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(repeat))
-    }
-
     fn program(&self, name: &str) -> Result<&SchedClassifier> {
         let program = self
             .object
@@ -349,35 +331,72 @@ impl Programs {
         Ok(program.try_into()?)
     }
 
-    fn run(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<f64> {
+    /// Runs one of the programs here. The programs take the time themselves: before and after its runs the kernel waits for its readers, a
+    /// tick or two each time where a program at XDP is run often.
+    fn run(&mut self, place: Place, name: &str, frame: &[u8], repeat: u32) -> Result<Went> {
+        self.settings.store(RUNS, repeat.into());
         self.begin()?;
-        let program = self.program(name)?.fd()?;
-        let input = Input::new(frame).on(self.ifindex);
         let start = Instant::now();
-        input.run_often(program.as_fd(), repeat)?;
-        Ok(start.elapsed().as_secs_f64() * 1e9 / f64::from(repeat))
+        match place {
+            Place::Tc => {
+                let program = self.program(name)?.fd()?;
+                Input::new(frame).on(self.ifindex).run_often(program.as_fd(), repeat)?;
+            }
+            Place::Xdp => xdp::run_often(self.xdp(name)?.fd()?.as_fd(), frame, self.ifindex, repeat)?,
+        }
+        let within = start.elapsed();
+        let [_, good, runs, _, time] = self.progress()?;
+        ensure!(runs == u64::from(repeat), "{name} ran {runs} times instead of {repeat}");
+        let nanoseconds = if repeat > 1 {
+            time as f64 / f64::from(repeat - 1)
+        } else {
+            f64::NAN
+        };
+        Ok(Went {
+            nanoseconds,
+            good,
+            within,
+        })
     }
 
-    /// Packets of the last run that came out as they should.
-    fn good(&self) -> Result<u64> {
-        let values = self.progress.get(&0, 0)?;
-        Ok(values.iter().map(|value| value[1]).sum())
+    /// What the last runs came to; only the processor that they were on has counted.
+    fn progress(&self) -> Result<Progress> {
+        let mut sum = Progress::default();
+        for value in self.progress.get(&0, 0)?.iter() {
+            for (sum, value) in sum.iter_mut().zip(value) {
+                *sum += value;
+            }
+        }
+        Ok(sum)
     }
 }
 
-/// An error where a packet that was looked at did not come out with the sign. XDP leaves one packet a second to tc, for the sake of
-/// the neighbour that it sends to: as many may be missing there, and none at tc.
-fn all_good(target: &Target, nanoseconds: f64, good: u64, count: u64, repeat: u32, sign: Option<Sign>) -> Result<()> {
-    let left = match target.place {
-        Place::Tc => 0.0,
-        Place::Xdp => 1.0 + (nanoseconds * f64::from(repeat) / 1e9).ceil(),
-    };
-    ensure!(
-        sign.is_none() || good as f64 + 1.0 + left >= f64::from(repeat),
-        "of {repeat} packets of {count} flows at {:?} only {good} came out as they should ({sign:?})",
-        target.place
-    );
-    Ok(())
+/// What runs of a program came to.
+struct Went {
+    /// A packet's; of a single run not a number.
+    nanoseconds: f64,
+    /// Packets that came out as they should, the last one not counted.
+    good: u64,
+    /// How long all of it took at most.
+    within: Duration,
+}
+
+impl Went {
+    /// An error where a packet that was looked at did not come out with the sign. XDP leaves one packet a second to tc, for the sake
+    /// of the neighbour that it sends to: as many may be missing there, and none at tc.
+    fn all_good(&self, target: &Target, count: u64, repeat: u32, sign: Option<Sign>) -> Result<()> {
+        let left = match target.place {
+            Place::Tc => 0,
+            Place::Xdp => 2 + self.within.as_secs(),
+        };
+        let good = self.good;
+        ensure!(
+            sign.is_none() || good + 1 + left >= u64::from(repeat),
+            "of {repeat} packets of {count} flows at {:?} only {good} came out as they should ({sign:?})",
+            target.place
+        );
+        Ok(())
+    }
 }
 
 /// The words of an mmapable map.

@@ -100,10 +100,22 @@ impl Row {
         than: &Figures,
         bound: Bound,
     ) -> Self {
+        Self::taken_beside(name, unit, figures, yardstick, &figures.over(than), bound)
+    }
+
+    /// As [`Self::ratio`], where each round has its ratio already.
+    pub(crate) fn taken_beside(
+        name: &str,
+        unit: &'static str,
+        figures: &Figures,
+        yardstick: &str,
+        ratio: &Figures,
+        bound: Bound,
+    ) -> Self {
         Self {
             goal: Some(Goal {
                 yardstick: Some(yardstick.to_owned()),
-                compared: figures.over(than),
+                compared: ratio.clone(),
                 bound: Some(bound),
                 lower_end: None,
             }),

@@ -3,7 +3,7 @@
 //! In: a pod that asks and a pod that answers, both on one node, in a world of its own for each side: plain routing to the pod's
 //! address without anybody in between, the same with programs that do nothing at the hooks at which ours are (what no Service proxy at tc can
 //! go below), a ClusterIP by a DNAT map of nftables, by rules of iptables where the kernel has that, and by Steerway, with the host's routing and with its own. Out: requests a second on 32 kept connections and new connections a second (wrk), their latency, and one bulk stream
-//! (iperf3). The sides are taken in turn in every round, and each round begins with another side. The client has one processor, the
+//! (iperf3; the median of a few, since one alone differs by as much as the sides do). The sides are taken in turn in every round, and each round begins with another side. The client has one processor, the
 //! server the other. After the rounds of new connections some runs apart tell what our programs in the kernel take of one: the
 //! kernel's statistics, which cost time themselves, are on for those alone.
 //!
@@ -23,7 +23,7 @@ use lb_tests::world::World;
 
 use self::programs::{Spent, spent_while};
 use self::server::Server;
-use self::tools::{Load, Stream, StreamServer, stream, wrk};
+use self::tools::{Load, StreamServer, stream, wrk};
 use crate::figures::Figures;
 use crate::iptables::{self, Frontend};
 use crate::programs::Programs;
@@ -36,6 +36,8 @@ const STREAM_PORT: u16 = 5201;
 const FIRST_PORT: u16 = 8001;
 /// Seconds of one measurement.
 const SECONDS: u32 = 2;
+/// Bulk streams of a side in a round, of which the median counts.
+const STREAMS: usize = 3;
 /// Runs that tell what our programs take, and seconds of each.
 const RUNS_APART: usize = 5;
 const SECONDS_APART: u32 = 1;
@@ -176,24 +178,33 @@ fn measure(name: &str, rounds: usize, each_connects: bool) -> Result<Measured> {
     let port = |run: usize| FIRST_PORT + run as u16;
     for round in 0..=rounds {
         eprintln!("{name}: round {round} of {rounds}");
-        for turn in 0..stands.len() {
-            let at = (round + turn) % stands.len();
-            let (stand, taken) = (&stands[at], &mut taken[at]);
-            // The first round only warms up.
-            let seconds = if round == 0 { 1 } else { SECONDS };
-            let load = stand.ask(port(round), seconds, each_connects)?;
-            let bulk = if each_connects {
-                Stream::default()
-            } else {
-                stream(stand.client(), stand.at(STREAM_PORT), seconds, CLIENT)?
-            };
+        // The first round only warms up.
+        let seconds = if round == 0 { 1 } else { SECONDS };
+        let count = stands.len();
+        let in_turn = |pass: usize| (0..count).map(move |turn| (round + pass + turn) % count);
+        for at in in_turn(0) {
+            let load = stands[at].ask(port(round), seconds, each_connects)?;
             if round > 0 {
-                taken.rate.push(load.rate);
-                taken.median.push(load.median);
-                taken.tail.push(load.tail);
-                taken.stream.push(bulk.rate);
-                taken.sender.push(bulk.sender);
-                taken.receiver.push(bulk.receiver);
+                taken[at].rate.push(load.rate);
+                taken[at].median.push(load.median);
+                taken[at].tail.push(load.tail);
+            }
+        }
+        if each_connects {
+            continue;
+        }
+        let mut streams = vec![<[Figures; 3]>::default(); count];
+        for at in (0..STREAMS).flat_map(in_turn) {
+            let bulk = stream(stands[at].client(), stands[at].at(STREAM_PORT), seconds, CLIENT)?;
+            for (figures, figure) in streams[at].iter_mut().zip([bulk.rate, bulk.sender, bulk.receiver]) {
+                figures.push(figure);
+            }
+        }
+        if round > 0 {
+            for (taken, [rate, sender, receiver]) in taken.iter_mut().zip(&streams) {
+                taken.stream.push(rate.median());
+                taken.sender.push(sender.median());
+                taken.receiver.push(receiver.median());
             }
         }
     }

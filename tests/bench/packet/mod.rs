@@ -4,17 +4,18 @@
 //! and sends packets of one to a million of them, forward and back, for each kind of traffic; the yardsticks are taken beside each kind:
 //! `L(n)`, one look-up in a kernel LRU hash among n keys of 16 bytes, spread over a million that stand there, and `I`, one insertion there,
 //! a million of them. (Look-ups in the order of insertion walk through the kernel's memory, which a processor foresees; packets do not come
-//! so. They are shown beside it.) What no design can go below is measured too: one of n lines of memory that a hash picks, and, for sweep and dump, a word of each slot of the tables.
+//! so. Nor does a processor begin the next packet before it has done with this one, as it does with bare look-ups. Both are shown beside it.) What no design can go below is measured too: one of n lines of memory that a hash picks, and, for sweep and dump, a word of each slot of the tables.
 //!
 //! At XDP the same flows are met by the same tables; what it costs a frame is measured by a loop of its own.
 //! Of a row the loop around it is taken off (writing the frame, measured with a target that does nothing, at the same number of
 //! frames) and the yardsticks' bare loop is put on, so that both sides of a ratio hold the same loop. Every packet but the last of a
-//! row is looked at: addresses and ports must be those of a translated one. Rows of few flows are taken several times a round, each time with the
-//! loops loaded anew: what a loop costs depends on where in memory it stands. Flows that stand have been noted just before.
+//! row is looked at: addresses and ports must be those of a translated one. Rows are taken several times a round, each time beside their
+//! yardstick (`sample`). Flows that stand have been noted just before.
 
 mod flood;
 mod programs;
 mod rows;
+mod sample;
 mod scene;
 mod services;
 mod steps;
@@ -25,6 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, ensure};
 use steerway::flows::Flow;
 
+use self::sample::{Row, around, packets};
 use self::scene::{MOST_FLOWS, OTHERS_HOSTS, Scene, TABLE_FLOWS, client, cluster, frontend, to_backends, to_clients};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
@@ -37,17 +39,14 @@ pub(crate) use self::services::NUMBERS as SERVICES;
 
 /// Numbers of flows that rows are taken at.
 pub(crate) const SIZES: [usize; 4] = [1, 1_000, 64_000, MOST_FLOWS];
-/// Packets of a row.
-const PACKETS: u32 = 1 << 20;
+/// Packets that begin as many flows.
+const PACKETS: u32 = MOST_FLOWS as u32;
 /// Refusals of a row: fewer than a second may have.
 const REFUSALS: u32 = 1 << 17;
 /// Bytes of a frame.
 const LENGTH: usize = 96;
 /// Services beside the one that is measured, where their number is not what is asked.
 const FEW: u16 = 9;
-
-/// Flows up to which a row is taken so often in a round.
-const TIMES: [(usize, usize); 2] = [(1_000, 5), (64_000, 3)];
 
 /// Threads that read the tables at once, to see what sweep and dump cannot go below.
 const READERS: [usize; 2] = [1, 2];
@@ -72,7 +71,11 @@ impl All {
 /// Measures.
 pub(crate) fn run(rounds: usize) -> Result<Report> {
     let costs = programs::rows();
-    let floods = flood::run()?;
+    let floods = if std::env::var_os("NOFLOOD").is_some() {
+        Vec::new()
+    } else {
+        flood::run()?
+    };
     let scene = Scene::new(FEW, OTHERS_HOSTS, TABLE_FLOWS)?;
     let snug = Scene::new(FEW, OTHERS_HOSTS, MOST_FLOWS)?;
     let services = services::scenes()?;
@@ -158,50 +161,28 @@ fn from_a_frontend(frontend: SocketAddr) -> Sign {
     Sign::between(End::exactly(frontend), to_clients(frontend.is_ipv6()))
 }
 
-/// Packets of a row: each flow at least once.
-fn repeat(flows: usize) -> u32 {
-    PACKETS.max(flows as u32)
-}
-
-/// The median of a row that is taken as often as its number of flows allows.
-fn median(programs: &mut Programs, flows: usize, mut take: impl FnMut(&mut Programs) -> Result<f64>) -> Result<f64> {
-    let mut figures = Figures::default();
-    let times = TIMES.iter().find(|(most, _)| flows <= *most);
-    for _ in 0..times.map_or(1, |(_, times)| *times) {
-        programs.load_anew()?;
-        figures.push(take(programs)?);
-    }
-    Ok(figures.median())
-}
-
-/// What the kernel's hash costs beside a kind of traffic: a million insertions into an empty one.
-fn insertions(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
+/// What the kernel's hash costs at this moment: a million insertions into an empty one.
+fn insertions(programs: &mut Programs) -> Result<f64> {
     programs.yardstick("lru_delete", MOST_FLOWS as u64, PACKETS)?;
-    let cost = programs.yardstick("lru_insert", MOST_FLOWS as u64, PACKETS)?;
-    all.note(format!("I {name}"), cost);
-    Ok(())
+    programs.yardstick("lru_insert", MOST_FLOWS as u64, PACKETS)
 }
 
-/// What look-ups there cost, the bare loop, and the helpers that mend checksums at tc.
+/// What look-ups there cost beside a kind of traffic, the bare loop, and the helpers that mend checksums at tc.
 fn look_ups(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
     for flows in SIZES {
         for (what, program) in [
             ("L", "lru_lookup"),
+            ("in turn", "lru_lookup_in_turn"),
             ("in order", "lru_lookup_in_order"),
             ("line", "line"),
         ] {
-            let cost = median(programs, flows, |programs| {
-                programs.yardstick(program, flows as u64, PACKETS)
-            })?;
+            let cost = programs.yardstick(program, flows as u64, PACKETS)?;
             all.note(format!("{what}({flows}) {name}"), cost);
         }
     }
-    for (what, program) in [("loop", "bare_loop"), ("checksums", "checksums")] {
-        let cost = median(programs, 1, |programs| {
-            programs.yardstick(program, MOST_FLOWS as u64, PACKETS)
-        })?;
-        all.note(format!("{what} {name}"), cost);
-    }
+    all.note(format!("loop {name}"), sample::bare_loop(programs)?);
+    let checksums = programs.yardstick("checksums", MOST_FLOWS as u64, PACKETS)?;
+    all.note(format!("checksums {name}"), checksums);
     Ok(())
 }
 
@@ -227,17 +208,16 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
 
     lay_out(programs, &frames, &forward);
     let out = to_a_backend(scene, v6);
-    insertions(programs, name, all)?;
     for (place, target) in incoming.both() {
-        let nothing = programs.nothing(place)?;
         for flows in SIZES {
-            let empty = median(programs, flows, |programs| {
-                programs.packets(&nothing, &first, flows as u64, repeat(flows), None)
-            })?;
+            let empty = around(programs, place, &first, flows)?;
             all.note(format!("{place:?} empty {name} {flows}"), empty);
         }
         scene.clear();
-        let new = programs.packets(target, &first, MOST_FLOWS as u64, PACKETS, Some(out))?;
+        let insertion = insertions(programs)?;
+        let beyond = sample::bare_loop(programs)? - around(programs, place, &first, MOST_FLOWS)?;
+        let new = programs.packets(target, &first, MOST_FLOWS as u64, PACKETS, Some(out))? + beyond;
+        all.note(format!("{place:?} I {name}"), insertion);
         all.note(format!("{place:?} new {name}"), new);
     }
 
@@ -263,14 +243,16 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
     for (direction, ends, sign) in [("forward", &forward, out), ("reply", &back, restored)] {
         lay_out(programs, &established, ends);
         for flows in SIZES {
+            scene.note_all()?;
             for (place, target) in incoming.both() {
-                scene.note_all()?;
-                let cost = median(programs, flows, |programs| {
-                    beyond_loop(programs, place, &first, flows, |programs| {
-                        settled(programs, target, &first, flows, sign)
-                    })
-                })?;
-                all.note(format!("{place:?} {direction} {name} {flows}"), cost);
+                let row = Row {
+                    name: format!("{place:?} {direction} {name} {flows}"),
+                    place,
+                    first: &first,
+                    flows,
+                    mends: true,
+                };
+                row.measure(programs, all, |programs| settled(programs, target, &first, flows, sign))?;
             }
         }
     }
@@ -289,20 +271,6 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         steps::measure(programs, scene, &incoming, &forward, all)?;
     }
     Ok(())
-}
-
-/// What a row costs beyond the loop around it, which is measured just before: at XDP the kernel finds a program by comparing addresses of
-/// all that are attached, so that each loading has a loop of its own price.
-fn beyond_loop(
-    programs: &mut Programs,
-    place: Place,
-    first: &[u8],
-    flows: usize,
-    take: impl FnOnce(&mut Programs) -> Result<f64>,
-) -> Result<f64> {
-    let nothing = programs.nothing(place)?;
-    let around = programs.packets(&nothing, first, flows as u64, repeat(flows), None)?;
-    Ok(take(programs)? - around)
 }
 
 /// Dump and sweep of a table that was made for the flows it holds, and a word of each of its slots.
@@ -330,10 +298,11 @@ fn full_table(programs: &mut Programs, scene: &Scene, v6: bool, all: &mut All) -
     Ok(())
 }
 
-/// Packets of flows that stand. Each has had one before: ways out are known.
+/// Packets of flows that stand. Some have had one just before: their backends' ways out are known.
 fn settled(programs: &mut Programs, target: &Target, first: &[u8], flows: usize, sign: Sign) -> Result<f64> {
-    programs.packets(target, first, flows as u64, flows as u32, Some(sign))?;
-    programs.packets(target, first, flows as u64, repeat(flows), Some(sign))
+    const BEFORE: usize = 4_000;
+    programs.packets(target, first, flows as u64, flows.min(BEFORE) as u32, Some(sign))?;
+    programs.packets(target, first, flows as u64, packets(flows), Some(sign))
 }
 
 /// The programs at an uplink's ingress.
@@ -400,12 +369,16 @@ fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut
         let target = agents(hook, scene.table_id(traffic.v6)?)?;
         let untouched = Sign::between(End::exactly(from), End::exactly(to));
         let first = frames.first();
-        let cost = median(programs, 1, |programs| {
-            beyond_loop(programs, target.place(), &first, 1, |programs| {
-                programs.packets(&target, &first, 1, PACKETS, Some(untouched))
-            })
+        let row = Row {
+            name: format!("stranger {} {hook}", traffic.name()),
+            place: target.place(),
+            first: &first,
+            flows: 1,
+            mends: false,
+        };
+        row.measure(programs, all, |programs| {
+            programs.packets(&target, &first, 1, packets(1), Some(untouched))
         })?;
-        all.note(format!("stranger {} {hook}", traffic.name()), cost);
     }
     Ok(())
 }
@@ -419,16 +392,18 @@ fn refused(programs: &mut Programs, incoming: &Target, traffic: Traffic) -> Resu
     let (from, to) = (client(v6, 0), SocketAddr::new(cluster(v6), PORT));
     lay_out(programs, &frames, &[(from, to)]);
     let first = frames.first();
-    if traffic.kind == Kind::Udp {
+    let beyond = sample::bare_loop(programs)? - around(programs, incoming.place(), &first, 1)?;
+    let cost = if traffic.kind == Kind::Udp {
         // Type and code stand where a port would; an IP and an ICMP header come in front of what is quoted.
         let (unreachable, grown) = if v6 { (0x0104, 48) } else { (0x0303, 28) };
         let answered = Sign::between(
             End::within(to.ip(), 128, unreachable, 16),
             End::within(from.ip(), 128, 0, 0),
         );
-        programs.answered(incoming, &first, grown, REFUSALS, answered)
+        programs.answered(incoming, &first, grown, REFUSALS, answered)?
     } else {
         let reset = Sign::between(End::exactly(to), End::exactly(from));
-        programs.packets(incoming, &first, 1, REFUSALS, Some(reset))
-    }
+        programs.packets(incoming, &first, 1, REFUSALS, Some(reset))?
+    };
+    Ok(cost + beyond)
 }

@@ -38,8 +38,8 @@ pub(super) fn report(all: &All) -> Report {
     Report {
         section: "packet",
         about: "Nanoseconds per packet inside the kernel, the programs alone: the loop around them, shown as empty loop, is taken off, and the \
-                bare loop is part of both sides of a ratio. Yardsticks are those taken beside the same kind of traffic; L(n) \
-                looks up n keys that are spread over a million, in an order that is not that of their insertion. Dump and sweep read tables \
+                bare loop is part of both sides of a ratio. A row is taken several times a round, each time beside its yardstick, and its ratio is \
+                the median of theirs; yardsticks have rows of their own, taken beside each kind of traffic. L(n) looks up n keys that are spread over a million, in an order that is not that of their insertion. Dump and sweep read tables \
                 that are made for two million flows of each family where nothing else is said, by as many threads as there are processors. Established packets let go early show where the time goes: parsing alone is \
                 what a packet costs that is no Service's. Programs are counted on the running kernel.",
         rows,
@@ -95,15 +95,13 @@ impl Taken<'_> {
         self.of(&format!("line({flows}) {traffic}"))
     }
 
-    /// A row's figures that were taken without their loop, with the bare loop.
-    fn beyond_loop(&self, what: &str, traffic: &str) -> Figures {
-        self.of(what).plus(self.bare(traffic))
-    }
-
-    /// A row's figures with the bare loop in place of the loop that they were taken in.
-    fn net(&self, place: &str, what: &str, traffic: &str, flows: usize) -> Figures {
-        let empty = self.of(&format!("{place} empty {traffic} {flows}"));
-        self.of(&format!("{place} {what}")).less(empty, self.bare(traffic))
+    /// The row of a name against its look-up, less the helpers that mend checksums.
+    fn against_look_up(&self, figures: &str, row: &str, flows: usize, goal: f64) -> Row {
+        let (less, ratio) = (
+            self.of(&format!("{figures} less")),
+            self.of(&format!("{figures} ratio")),
+        );
+        Row::taken_beside(row, "ns", less, &format!("L({flows})"), ratio, Bound::AtMost(goal))
     }
 }
 
@@ -114,16 +112,25 @@ fn shown(place: &str) -> &'static str {
 fn yardsticks(figures: &Taken<'_>, traffic: &str, rows: &mut Vec<Row>) {
     let mut plain = |name: &str, figures: &Figures| rows.push(Row::plain(name, "ns", figures));
     plain(&format!("bare loop, beside {traffic}"), figures.bare(traffic));
-    plain(
-        &format!("I: one insertion of a million, kernel LRU hash, beside {traffic}"),
-        figures.of(&format!("I {traffic}")),
-    );
+    for place in ["Xdp", "Tc"] {
+        plain(
+            &format!(
+                "I: one insertion of a million, kernel LRU hash, beside {traffic}, {}",
+                shown(place)
+            ),
+            figures.of(&format!("{place} I {traffic}")),
+        );
+    }
     plain(
         &format!("the two checksum helpers of tc, bare loop included, beside {traffic}"),
         figures.of(&format!("checksums {traffic}")),
     );
     for flows in SIZES {
         plain(&yardstick_row(flows, traffic), figures.look_up(flows, traffic));
+    }
+    for flows in SIZES {
+        let name = format!("one look-up among {flows} keys, each known after the one before, beside {traffic}");
+        plain(&name, figures.of(&format!("in turn({flows}) {traffic}")));
     }
     for flows in SIZES {
         let name = format!("one look-up among {flows} keys in the order of their insertion, beside {traffic}");
@@ -146,9 +153,8 @@ fn yardsticks(figures: &Taken<'_>, traffic: &str, rows: &mut Vec<Row>) {
 fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) {
     for direction in ["forward", "reply"] {
         for (flows, goal) in SIZES.into_iter().zip(ESTABLISHED) {
-            let net = figures.beyond_loop(&format!("{place} {direction} {traffic} {flows}"), traffic);
+            let taken = format!("{place} {direction} {traffic} {flows}");
             let name = established_row(traffic, direction, flows, shown(place));
-            let (look_up, yardstick) = (figures.look_up(flows, traffic), format!("L({flows})"));
             let goal = if (place, traffic, direction) == ("Xdp", "TCP v4", "forward") {
                 goal
             } else {
@@ -157,18 +163,23 @@ fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<R
             if (place, direction) == ("Xdp", "forward") && flows > 1 {
                 // What one flow costs, with a line of memory among so many in place of one that is always at hand.
                 let [far, near] = [flows, 1].map(|flows| figures.line(flows, traffic));
-                let one = figures.beyond_loop(&format!("{place} {direction} {traffic} 1"), traffic);
-                let least = one.less(near, far);
+                let least = figures.of(&format!("{place} {direction} {traffic} 1")).less(near, far);
                 let name = format!("the cost of one flow of {traffic} and of one of {flows} such lines, XDP");
-                rows.push(Row::beside(&name, "ns", &least, &yardstick, look_up));
+                let yardstick = format!("L({flows})");
+                rows.push(Row::beside(
+                    &name,
+                    "ns",
+                    &least,
+                    &yardstick,
+                    figures.look_up(flows, traffic),
+                ));
             }
             if place == "Tc" {
-                rows.push(Row::plain(&name, "ns", &net));
-                let net = net.less(figures.of(&format!("checksums {traffic}")), figures.bare(traffic));
+                rows.push(Row::plain(&name, "ns", figures.of(&taken)));
                 let name = format!("{name}, less the checksum helpers");
-                rows.push(Row::ratio(&name, "ns", &net, &yardstick, look_up, Bound::AtMost(goal)));
+                rows.push(figures.against_look_up(&taken, &name, flows, goal));
             } else {
-                rows.push(Row::ratio(&name, "ns", &net, &yardstick, look_up, Bound::AtMost(goal)));
+                rows.push(figures.against_look_up(&taken, &name, flows, goal));
             }
         }
     }
@@ -176,13 +187,13 @@ fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<R
 
 /// First packets, and refused ones.
 fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) {
-    let net = figures.net(place, &format!("new {traffic}"), traffic, MOST_FLOWS);
+    let insertion = figures.of(&format!("{place} I {traffic}"));
     rows.push(Row::ratio(
         &format!("new {traffic}, a million, {}", shown(place)),
         "ns",
-        &net,
+        figures.of(&format!("{place} new {traffic}")),
         "I",
-        figures.of(&format!("I {traffic}")),
+        insertion,
         Bound::AtMost(1.7),
     ));
     if place == "Xdp" {
@@ -190,9 +201,8 @@ fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) 
         let [far, near] = [MOST_FLOWS, 1].map(|flows| figures.line(flows, traffic));
         let two = far.less(near, far).less(near, figures.bare(traffic));
         let name = format!("two of {MOST_FLOWS} such lines, for the two entries of a new flow, beside {traffic}");
-        rows.push(Row::beside(&name, "ns", &two, "I", figures.of(&format!("I {traffic}"))));
+        rows.push(Row::beside(&name, "ns", &two, "I", insertion));
     }
-    let net = figures.net(place, &format!("refused {traffic}"), traffic, 1);
     let by = if traffic.starts_with("TCP") {
         "by a reset"
     } else {
@@ -201,22 +211,18 @@ fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) 
     rows.push(Row::plain(
         &format!("refused {traffic} {by}, {}", shown(place)),
         "ns",
-        &net,
+        figures.of(&format!("{place} refused {traffic}")),
     ));
 }
 
 fn strangers(figures: &Taken<'_>, rows: &mut Vec<Row>) {
     for traffic in ["TCP v4", "TCP v6"] {
         for hook in HOOKS {
-            let net = figures.beyond_loop(&format!("stranger {traffic} {hook}"), traffic);
-            rows.push(Row::ratio(
-                &format!("no Service's, {traffic}, {hook}"),
-                "ns",
-                &net,
-                "L(1)",
-                figures.look_up(1, traffic),
-                Bound::AtMost(1.0),
-            ));
+            let (taken, name) = (
+                format!("stranger {traffic} {hook}"),
+                format!("no Service's, {traffic}, {hook}"),
+            );
+            rows.push(figures.against_look_up(&taken, &name, 1, 1.0));
         }
     }
 }
@@ -231,9 +237,9 @@ fn parts(figures: &Taken<'_>, rows: &mut Vec<Row>) {
         ("rewrite", "Tc", "all but way out"),
     ] {
         for flows in steps::FLOWS {
-            let net = figures.net(place, &format!("{part} {traffic} {flows}"), traffic, flows);
             let name = format!("let go, {traffic}, {flows} flows, {}: {what}", shown(place));
-            rows.push(Row::plain(&name, "ns", &net));
+            let taken = figures.of(&format!("{place} {part} {traffic} {flows}"));
+            rows.push(Row::plain(&name, "ns", taken));
         }
     }
 }
@@ -243,27 +249,18 @@ fn few_and_many(figures: &Taken<'_>, rows: &mut Vec<Row>) {
     let [fewest, more @ ..] = services::NUMBERS;
     for place in ["Xdp", "Tc"] {
         for traffic in [false, true].map(family) {
-            let told = if place == "Tc" { 2 } else { 1 };
-            for what in ["established", "new"].into_iter().take(told) {
-                let net = |services: usize| {
-                    let name = |what: &str| format!("{place} hot {what} {traffic} {services}");
-                    if what == "established" {
-                        figures.beyond_loop(&name(what), traffic)
-                    } else {
-                        figures
-                            .of(&name(what))
-                            .less(figures.of(&name("passes")), figures.bare(traffic))
-                    }
-                };
+            for what in ["established", "new"] {
+                let of = |what: &str, services: usize| figures.of(&format!("{place} hot {what} {traffic} {services}"));
                 let name = |services| services_row(what, traffic, services, shown(place));
-                let few = net(fewest);
-                rows.push(Row::plain(&name(fewest), "ns", &few));
+                let few = of(what, fewest);
+                rows.push(Row::plain(&name(fewest), "ns", few));
                 for services in more {
-                    let (name, yardstick, many) = (name(services), format!("{fewest} Services"), net(services));
+                    let (name, yardstick, many) = (name(services), format!("{fewest} Services"), of(what, services));
                     rows.push(if what == "established" {
-                        Row::ratio(&name, "ns", &many, &yardstick, &few, Bound::AtMost(BY_SERVICES))
+                        let ratio = of("ratio", services);
+                        Row::taken_beside(&name, "ns", many, &yardstick, ratio, Bound::AtMost(BY_SERVICES))
                     } else {
-                        Row::beside(&name, "ns", &many, &yardstick, &few)
+                        Row::beside(&name, "ns", many, &yardstick, few)
                     });
                 }
             }
