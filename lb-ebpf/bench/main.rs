@@ -10,7 +10,7 @@
 //! Beside them stand the yardsticks: one bare look-up in, and one bare insertion into, the kernel's own LRU hash, and one line of memory
 //! read; and the two ends of the way through a node: [`generate`] sends the frames out of a device, [`sink`] counts and drops what comes back as told.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, adt_const_params))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 #![cfg_attr(
     target_arch = "bpf",
     expect(internal_features, reason = "the only way to a compare-and-swap on this target")
