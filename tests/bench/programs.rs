@@ -182,7 +182,7 @@ impl Programs {
     }
 
     /// Sends the first `count` frames, of the length of `first`, in turn to `target` until `repeat` are sent; nanoseconds a packet
-    /// (of a single one: not a number). With a sign, all but the last, which nothing looks at, must have come out so; see [`all_good`].
+    /// (of a single one: not a number). With a sign, all but the last, which nothing looks at, must have come out so; see [`Went::all_good`].
     pub(crate) fn packets(
         &mut self,
         target: &Target,
