@@ -26,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, ensure};
 use steerway::flows::Flow;
 
-use self::sample::{Row, around, packets};
+use self::sample::{Sampled, around, by_bare_loop, packets};
 use self::scene::{MOST_FLOWS, OTHERS_HOSTS, Scene, TABLE_FLOWS, client, cluster, frontend, to_backends, to_clients};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
@@ -181,8 +181,7 @@ fn look_ups(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
         }
     }
     all.note(format!("loop {name}"), sample::bare_loop(programs)?);
-    let checksums = programs.yardstick("checksums", MOST_FLOWS as u64, PACKETS)?;
-    all.note(format!("checksums {name}"), checksums);
+    all.note(format!("checksums {name}"), sample::checksums(programs)?);
     Ok(())
 }
 
@@ -215,8 +214,9 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         }
         scene.clear();
         let insertion = insertions(programs)?;
-        let beyond = sample::bare_loop(programs)? - around(programs, place, &first, MOST_FLOWS)?;
-        let new = programs.packets(target, &first, MOST_FLOWS as u64, PACKETS, Some(out))? + beyond;
+        let new = by_bare_loop(programs, place, &first, MOST_FLOWS, |programs| {
+            programs.packets(target, &first, MOST_FLOWS as u64, PACKETS, Some(out))
+        })?;
         all.note(format!("{place:?} I {name}"), insertion);
         all.note(format!("{place:?} new {name}"), new);
     }
@@ -245,7 +245,7 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         for flows in SIZES {
             scene.note_all()?;
             for (place, target) in incoming.both() {
-                let row = Row {
+                let row = Sampled {
                     name: format!("{place:?} {direction} {name} {flows}"),
                     place,
                     first: &first,
@@ -298,10 +298,15 @@ fn full_table(programs: &mut Programs, scene: &Scene, v6: bool, all: &mut All) -
     Ok(())
 }
 
-/// Packets of flows that stand. Some have had one just before: their backends' ways out are known.
+/// Packets that flows have had just before a row, so that their backends' ways out are known.
+fn before(flows: usize) -> u32 {
+    const MOST: usize = 4_000;
+    flows.min(MOST) as u32
+}
+
+/// Packets of flows that stand: [`before`], then those that are measured.
 fn settled(programs: &mut Programs, target: &Target, first: &[u8], flows: usize, sign: Sign) -> Result<f64> {
-    const BEFORE: usize = 4_000;
-    programs.packets(target, first, flows as u64, flows.min(BEFORE) as u32, Some(sign))?;
+    programs.packets(target, first, flows as u64, before(flows), Some(sign))?;
     programs.packets(target, first, flows as u64, packets(flows), Some(sign))
 }
 
@@ -369,7 +374,7 @@ fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut
         let target = agents(hook, scene.table_id(traffic.v6)?)?;
         let untouched = Sign::between(End::exactly(from), End::exactly(to));
         let first = frames.first();
-        let row = Row {
+        let row = Sampled {
             name: format!("stranger {} {hook}", traffic.name()),
             place: target.place(),
             first: &first,
@@ -392,18 +397,18 @@ fn refused(programs: &mut Programs, incoming: &Target, traffic: Traffic) -> Resu
     let (from, to) = (client(v6, 0), SocketAddr::new(cluster(v6), PORT));
     lay_out(programs, &frames, &[(from, to)]);
     let first = frames.first();
-    let beyond = sample::bare_loop(programs)? - around(programs, incoming.place(), &first, 1)?;
-    let cost = if traffic.kind == Kind::Udp {
-        // Type and code stand where a port would; an IP and an ICMP header come in front of what is quoted.
-        let (unreachable, grown) = if v6 { (0x0104, 48) } else { (0x0303, 28) };
-        let answered = Sign::between(
-            End::within(to.ip(), 128, unreachable, 16),
-            End::within(from.ip(), 128, 0, 0),
-        );
-        programs.answered(incoming, &first, grown, REFUSALS, answered)?
-    } else {
-        let reset = Sign::between(End::exactly(to), End::exactly(from));
-        programs.packets(incoming, &first, 1, REFUSALS, Some(reset))?
-    };
-    Ok(cost + beyond)
+    by_bare_loop(programs, incoming.place(), &first, 1, |programs| {
+        if traffic.kind == Kind::Udp {
+            // Type and code stand where a port would; an IP and an ICMP header come in front of what is quoted.
+            let (unreachable, grown) = if v6 { (0x0104, 48) } else { (0x0303, 28) };
+            let answered = Sign::between(
+                End::within(to.ip(), 128, unreachable, 16),
+                End::within(from.ip(), 128, 0, 0),
+            );
+            programs.answered(incoming, &first, grown, REFUSALS, answered)
+        } else {
+            let reset = Sign::between(End::exactly(to), End::exactly(from));
+            programs.packets(incoming, &first, 1, REFUSALS, Some(reset))
+        }
+    })
 }

@@ -174,13 +174,12 @@ fn established(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<R
                     figures.look_up(flows, traffic),
                 ));
             }
+            let mut name = name;
             if place == "Tc" {
                 rows.push(Row::plain(&name, "ns", figures.of(&taken)));
-                let name = format!("{name}, less the checksum helpers");
-                rows.push(figures.against_look_up(&taken, &name, flows, goal));
-            } else {
-                rows.push(figures.against_look_up(&taken, &name, flows, goal));
+                name.push_str(", less the checksum helpers");
             }
+            rows.push(figures.against_look_up(&taken, &name, flows, goal));
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn packets(flows: usize) -> u32 {
 }
 
 /// The programs and frames of a row.
-pub(super) struct Row<'a> {
+pub(super) struct Sampled<'a> {
     /// Its name among the figures.
     pub(super) name: String,
     /// The hook.
@@ -40,7 +40,7 @@ pub(super) struct Row<'a> {
     pub(super) mends: bool,
 }
 
-impl Row<'_> {
+impl Sampled<'_> {
     /// Notes its figures: under its name nanoseconds with the bare loop in place of its own, under that and `less` without the helpers,
     /// under that and `ratio` those in look-ups.
     pub(super) fn measure(
@@ -52,14 +52,12 @@ impl Row<'_> {
         let (mut net, mut less, mut ratio) = <(Figures, Figures, Figures)>::default();
         for _ in 0..times(self.flows) {
             let look_up = programs.yardstick("lru_lookup", self.flows as u64, packets(self.flows))?;
-            let bare = bare_loop(programs)?;
             let helpers = if self.mends && self.place == Place::Tc {
-                programs.yardstick("checksums", MOST_FLOWS as u64, packets(1))? - bare
+                checksums(programs)? - bare_loop(programs)?
             } else {
                 0.0
             };
-            let around = around(programs, self.place, self.first, self.flows)?;
-            let cost = take(programs)? - around + bare;
+            let cost = by_bare_loop(programs, self.place, self.first, self.flows, &mut take)?;
             net.push(cost);
             less.push(cost - helpers);
             ratio.push((cost - helpers) / look_up);
@@ -76,8 +74,25 @@ pub(super) fn bare_loop(programs: &mut Programs) -> Result<f64> {
     programs.yardstick("bare_loop", MOST_FLOWS as u64, packets(1))
 }
 
+/// That loop with the helpers that mend checksums at tc.
+pub(super) fn checksums(programs: &mut Programs) -> Result<f64> {
+    programs.yardstick("checksums", MOST_FLOWS as u64, packets(1))
+}
+
 /// The loop around packets of so many flows: what they cost with a target that does nothing.
 pub(super) fn around(programs: &mut Programs, place: Place, first: &[u8], flows: usize) -> Result<f64> {
     let nothing = programs.nothing(place)?;
     programs.packets(&nothing, first, flows as u64, packets(flows), None)
+}
+
+/// What `take` takes in the loop around so many flows, with the bare loop in place of that one; both are measured just before.
+pub(super) fn by_bare_loop(
+    programs: &mut Programs,
+    place: Place,
+    first: &[u8],
+    flows: usize,
+    take: impl FnOnce(&mut Programs) -> Result<f64>,
+) -> Result<f64> {
+    let beyond = bare_loop(programs)? - around(programs, place, first, flows)?;
+    Ok(take(programs)? + beyond)
 }

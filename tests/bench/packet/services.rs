@@ -8,7 +8,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::sample::{around, bare_loop, times};
+use super::sample::{bare_loop, by_bare_loop, times};
 use super::scene::{OTHERS_HOSTS, Scene, client, from_others, others_frontend, to_clients, to_others};
 use super::{All, Ends, Incoming, LENGTH, in_scene, lay_out, settled};
 use crate::figures::Figures;
@@ -40,42 +40,30 @@ fn hosts(services: usize) -> u8 {
 /// Every row once.
 pub(super) fn measure(programs: &mut Programs, scenes: &[(usize, Scene)], all: &mut All) -> Result<()> {
     for v6 in [false, true] {
+        let each = || {
+            scenes.iter().map(|(services, scene)| Hot {
+                services: *services,
+                scene,
+                v6,
+            })
+        };
+        let mut note = |what: &str, hot: &Hot<'_>, figure| {
+            all.note(format!("{what} {} {}", family(v6), hot.services), figure);
+        };
+        for hot in each() {
+            let cost = hot.in_its_scene(programs, |programs| hot.open(programs))?;
+            note("Tc hot new", &hot, cost);
+        }
         for place in [Place::Xdp, Place::Tc] {
-            let name = |what: &str, services| format!("{place:?} hot {what} {} {services}", family(v6));
-            for (services, scene) in scenes {
-                let hot = Hot {
-                    services: *services,
-                    scene,
-                    place,
-                    v6,
-                };
-                let cost = in_scene(scene, |ifindex| {
-                    programs.on(ifindex);
-                    hot.open(programs)
-                })?;
-                if place == Place::Tc {
-                    all.note(name("new", *services), cost);
-                }
-            }
-            let mut costs = scenes.iter().map(|_| Figures::default()).collect::<Vec<_>>();
+            let mut costs = vec![Figures::default(); scenes.len()];
             for _ in 0..times(HOT) {
-                for ((services, scene), costs) in scenes.iter().zip(&mut costs) {
-                    let hot = Hot {
-                        services: *services,
-                        scene,
-                        place,
-                        v6,
-                    };
-                    costs.push(in_scene(scene, |ifindex| {
-                        programs.on(ifindex);
-                        hot.established(programs)
-                    })?);
+                for (hot, costs) in each().zip(&mut costs) {
+                    costs.push(hot.in_its_scene(programs, |programs| hot.established(programs, place))?);
                 }
             }
-            let fewest = costs.first().cloned().unwrap_or_default();
-            for ((services, _), costs) in scenes.iter().zip(&costs) {
-                all.note(name("established", *services), costs.median());
-                all.note(name("ratio", *services), costs.over(&fewest).median());
+            for (hot, one) in each().zip(&costs) {
+                note(&format!("{place:?} hot established"), &hot, one.median());
+                note(&format!("{place:?} hot ratio"), &hot, one.over(&costs[0]).median());
             }
         }
     }
@@ -86,11 +74,21 @@ pub(super) fn measure(programs: &mut Programs, scenes: &[(usize, Scene)], all: &
 struct Hot<'a> {
     services: usize,
     scene: &'a Scene,
-    place: Place,
     v6: bool,
 }
 
 impl Hot<'_> {
+    fn in_its_scene(
+        &self,
+        programs: &mut Programs,
+        work: impl FnOnce(&mut Programs) -> Result<f64> + Send,
+    ) -> Result<f64> {
+        in_scene(self.scene, |ifindex| {
+            programs.on(ifindex);
+            work(programs)
+        })
+    }
+
     fn ends(&self) -> Ends {
         (0..HOT)
             .map(|number| {
@@ -133,14 +131,14 @@ impl Hot<'_> {
     }
 
     /// One sample of the flows' packets, with the bare loop in place of their own.
-    fn established(&self, programs: &mut Programs) -> Result<f64> {
-        let Self { scene, place, v6, .. } = *self;
-        let incoming = Incoming::of(scene, v6)?;
-        let frames = Frames::new(v6, Kind::Tcp("A"), LENGTH);
+    fn established(&self, programs: &mut Programs, place: Place) -> Result<f64> {
+        let incoming = Incoming::of(self.scene, self.v6)?;
+        let frames = Frames::new(self.v6, Kind::Tcp("A"), LENGTH);
         lay_out(programs, &frames, &self.ends());
         let first = frames.first();
-        let beyond = bare_loop(programs)? - around(programs, place, &first, HOT)?;
-        Ok(settled(programs, incoming.at(place), &first, HOT, self.out())? + beyond)
+        by_bare_loop(programs, place, &first, HOT, |programs| {
+            settled(programs, incoming.at(place), &first, HOT, self.out())
+        })
     }
 }
 

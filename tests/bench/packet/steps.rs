@@ -11,9 +11,9 @@ use anyhow::{Result, ensure};
 use lb_common::verdict::Reason;
 use steerway::maps::MapStore as _;
 
-use super::sample::{around, bare_loop, packets};
+use super::sample::{by_bare_loop, packets};
 use super::scene::{BACKEND_PORT, Scene, client, near, to_clients};
-use super::{All, Ends, Incoming, LENGTH, SIZES, from_a_frontend, lay_out, settled};
+use super::{All, Ends, Incoming, LENGTH, SIZES, before, from_a_frontend, lay_out, settled};
 use crate::frames::{Frames, Kind};
 use crate::programs::{End, Programs, Sign, Target, agents};
 
@@ -104,10 +104,11 @@ impl Part<'_> {
         lay_out(programs, self.frames, self.ends);
         for flows in FLOWS {
             let first = self.frames.first();
-            let beyond = bare_loop(programs)? - around(programs, self.target.place(), &first, flows)?;
-            let before = counted()?;
-            let cost = settled(programs, self.target, &first, flows, self.sign)? + beyond;
-            let (ended, sent) = (counted()? - before, u64::from(packets(flows)));
+            let already = counted()?;
+            let cost = by_bare_loop(programs, self.target.place(), &first, flows, |programs| {
+                settled(programs, self.target, &first, flows, self.sign)
+            })?;
+            let (ended, sent) = (counted()? - already, u64::from(before(flows) + packets(flows)));
             ensure!(
                 ended >= sent,
                 "{}: of {sent} packets {ended} ended by {:?}",
