@@ -71,11 +71,7 @@ impl All {
 /// Measures.
 pub(crate) fn run(rounds: usize) -> Result<Report> {
     let costs = programs::rows();
-    let floods = if std::env::var_os("NOFLOOD").is_some() {
-        Vec::new()
-    } else {
-        flood::run()?
-    };
+    let floods = flood::run()?;
     let scene = Scene::new(FEW, OTHERS_HOSTS, TABLE_FLOWS)?;
     let snug = Scene::new(FEW, OTHERS_HOSTS, MOST_FLOWS)?;
     let services = services::scenes()?;
