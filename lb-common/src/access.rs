@@ -150,6 +150,9 @@ pub trait Tables: Sized {
     fn flows<F: TableFamily>(&self) -> Self::Flows<F>;
     /// The frontend table.
     fn frontends<F: TableFamily>(&self) -> Self::Frontends<F>;
+    /// Asks for the first set of a hash, which is read soon, without waiting for it; nothing depends on that.
+    #[inline(always)]
+    fn fetch<F: TableFamily>(&self, _hash: u64) {}
     /// [`search::scan_set`]; an implementation may put a function call round it.
     #[inline(always)]
     fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {

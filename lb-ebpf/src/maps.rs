@@ -26,6 +26,7 @@ use lb_common::layout::{
     DEVICES, Device, FLOW_SETS, FRAGMENT_ENTRIES, FRONTEND_SETS, FragmentKey, RANGE_ENTRIES, RANGE_ID_BITS, SERVICES,
     config,
 };
+use lb_common::slots::home;
 use lb_common::verdict::{REASONS, Reason};
 
 use crate::globals::{
@@ -36,6 +37,8 @@ use crate::{hops, kernel};
 
 /// `BPF_F_MMAPABLE`.
 pub(crate) const MMAPABLE: usize = 0x400;
+/// Words of a line of memory.
+const LINE_WORDS: usize = 8;
 
 /// Number of flow sets minus one, IPv4; set when the programs are loaded.
 #[unsafe(no_mangle)]
@@ -200,6 +203,17 @@ impl Tables for KernelTables {
         KernelSlots {
             kind: Kind::Frontends,
             family: core::marker::PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn fetch<F: TableFamily>(&self, hash: u64) {
+        let table = self.flows::<F>();
+        if let Some(set) = table.set(home(hash, table.mask())) {
+            // What is read is not used: a processor goes on until it is.
+            for word in (0..F::SLOT_WORDS * layout::SET_SLOTS).step_by(LINE_WORDS) {
+                set.load(word);
+            }
         }
     }
 

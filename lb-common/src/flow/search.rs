@@ -90,7 +90,7 @@ pub fn locate<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> Spot {
 
 /// [`locate`]: a scalar comes back, the rest by reference.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub(super) fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
+pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
     let hash = key.hash(tables.config(config::TABLE_SEED));
     let sets = candidates(hash, tables.flows::<F>().mask());
     for _ in 0..TRIES {

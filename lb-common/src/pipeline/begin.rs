@@ -1,12 +1,14 @@
 //! A flow's first packet: decide what the flow is ([`begin`]), then enter it in the table ([`enter`]).
 //!
-//! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all.
+//! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all. A SYN comes here without having been
+//! looked for: [`enter`] does so once it knows where both halves would stand, [`begin`] where none may begin. One whose flow stands
+//! goes to [`super::note()`], as if nothing had been decided.
 
-use super::gate::{addressed, is_for_us, limited, opens, refusal, refuse_with};
+use super::gate::{addressed, connects, is_for_us, limited, opens, refusal, refuse_with};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, Route, TableFamily, Tables};
 use crate::flow::search::{self, Found};
-use crate::flow::slot::{Entry, Key, Place, Rewrite, Seen, Way};
+use crate::flow::slot::{Entry, Place, Rewrite, Seen, Way};
 use crate::flow::state::{self, DATAGRAM, LIVE, REPLY_HALF};
 use crate::flow::table::{self, Inserted, Spot};
 use crate::hash;
@@ -44,10 +46,12 @@ pub fn begin<F: TableFamily, P: Packet, T: Tables>(
     }
     let verdict = new_flow(packet, tables, work, hook);
     if verdict.reason == Reason::NewFlow {
-        Step::next(Stage::Enter)
-    } else {
-        Step::done(verdict)
+        return Step::next(Stage::Enter);
     }
+    if connects(work.ports.tcp_flags) && search::scan(tables, &work.entry.key, &mut work.spots[0]) != Found::Nothing {
+        return Step::next(Stage::Note);
+    }
+    Step::done(verdict)
 }
 
 /// Decides on the flow that a packet begins, all but its port ([`Reason::NewFlow`]); the verdict where none may begin.
@@ -200,6 +204,7 @@ fn first_state(protocol: u8, tcp_flags: u8) -> u16 {
 #[inline(always)]
 pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<F::Addr> {
     let Work {
+        ports,
         entry,
         spare,
         spots,
@@ -222,7 +227,11 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
         tables.count(Reason::Healed);
         return Step::next(Stage::Translate);
     }
-    let found = free_port(tables, entry, spare, *task == Task::PairOwnPort);
+    let own_port = *task == Task::PairOwnPort;
+    if connects(ports.tcp_flags) && stands(tables, entry, spare, &mut spots[0], own_port) {
+        return Step::next(Stage::Note);
+    }
+    let found = free_port(tables, entry, spare, own_port);
     if found == Port::None {
         return Step::done(Verdict::drop(Reason::PortsExhausted));
     }
@@ -255,27 +264,50 @@ enum Port {
     ReplyStands,
 }
 
-/// Finds the source port that makes the reply's key unique; leaves that key in `spare`.
-///
-/// The client's own port is tried first where it may stay; ports of ours start at a place that the flow's hash picks and walk
-/// from there. A port whose flow is closed is taken over, and that flow ends whole.
+/// Whether a flow that nobody has looked for yet stands, or may; memory is asked for the places of both its halves before the first is
+/// read. `spare` and `spot` are room to work in.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own_port: bool) -> Port {
+fn stands<F: TableFamily, T: Tables>(
+    tables: &T,
+    entry: &Entry<F>,
+    spare: &mut Entry<F>,
+    spot: &mut Spot,
+    own_port: bool,
+) -> bool {
+    let seed = tables.config(config::TABLE_SEED);
+    spare.key = entry.key.twin(entry.rewrite);
+    spare.key.dst.port = tried_port(tables, entry, own_port, 0).unwrap_or_default();
+    let (hash, answers) = (entry.key.hash(seed), spare.key.hash(seed));
+    tables.fetch::<F>(answers);
+    tables.fetch::<F>(hash);
+    search::scan(tables, &entry.key, spot) != Found::Nothing
+}
+
+/// The source port that a new flow tries at step `i`; none where the node has no ports.
+///
+/// The client's own is the first where it may stay; ports of ours start at a place that the flow's hash picks and walk from there.
+#[inline(always)]
+fn tried_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own_port: bool, i: u32) -> Option<u16> {
     let first = tables.config(config::PORT_MIN) as u32;
     let count = tables.config(config::PORT_COUNT) as u32;
+    if i == 0 && !own_port && count != 0 {
+        return Some(entry.key.src.port);
+    }
     let start = hash::scale(entry.key.hash(!tables.config(config::TABLE_SEED)), count);
-    spare.key = Key {
-        src: entry.rewrite.dst,
-        dst: entry.rewrite.src,
-        protocol: entry.key.protocol,
-    };
+    let offset = (start + i * PORT_STEP).checked_rem(count)?;
+    Some((first + offset) as u16)
+}
+
+/// Finds the source port that makes the reply's key unique; leaves that key in `spare`. A port whose flow is closed is taken over, and
+/// that flow ends whole.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own_port: bool) -> Port {
+    spare.key = entry.key.twin(entry.rewrite);
     let mut spot = Spot::none(Found::Nothing);
     for i in 0..=PORT_TRIES {
-        let Some(offset) = (start + i * PORT_STEP).checked_rem(count) else {
+        let Some(port) = tried_port(tables, entry, own_port, i) else {
             return Port::None;
         };
-        let ours = (first + offset) as u16;
-        let port = if i == 0 && !own_port { entry.key.src.port } else { ours };
         spare.key.dst.port = port;
         let seen = search::seek_twin(tables, &spare.key, &entry.key, &mut spot);
         match seen {

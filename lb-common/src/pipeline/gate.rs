@@ -45,7 +45,13 @@ pub(super) fn is_for_us<P: Packet, T: Tables>(packet: &P, tables: &T, l3: usize,
 /// True when a packet opens a flow, so far as it tells by itself.
 #[inline(always)]
 pub(super) fn opens(protocol: u8, tcp_flags: u8) -> bool {
-    protocol == wire::UDP || tcp_flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN
+    protocol == wire::UDP || connects(tcp_flags)
+}
+
+/// True when a packet asks for a connection; one without TCP flags never does.
+#[inline(always)]
+pub(super) fn connects(tcp_flags: u8) -> bool {
+    tcp_flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN
 }
 
 /// Reads header, ports and the key of a TCP or UDP packet into `work`. [`Reason::Forward`]: they are there; any other verdict

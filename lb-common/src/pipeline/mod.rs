@@ -4,7 +4,7 @@
 //! fast       parse → is it ours? → flow look-up ─hit, nothing to note→ way out → rewrite → go on
 //! note       a hit that changes state, age or hook, fragments, IPv4 options: noted on both halves → translate; over or gone → begin; twin lost → enter
 //! begin      frontend → source class → backend → place → a way out exists → enter
-//! enter      port → both halves into the flow table → translate
+//! enter      (a SYN: flow look-up ─hit→ note) → port → both halves into the flow table → translate
 //! translate  way out → rewrite → go on
 //! control    ICMP: an error about a flow → translate both headers; ping to a VIP → answer; another protocol behind IPv6 extension
 //!            headers, if it is ours → note
@@ -17,6 +17,9 @@
 //!
 //! At XDP the same stages run with [`Packet::EARLY`], and leave to the tc hook of the device whatever is not plain or has no
 //! sure way out, untouched.
+//!
+//! A SYN is most likely a flow's first packet and is decided on before it is looked for: then both places of its flow are known, and memory
+//! brings them at once instead of one after the other.
 //!
 //! Rules: find out that a packet is ours before dropping or answering anything; decide the way out before writing anything;
 //! an established flow costs one flow look-up; every return names a [`Reason`], which the caller counts.
@@ -36,7 +39,7 @@ use crate::layout::config;
 use crate::steps::parse::{self, Header, Part, Ports};
 use crate::verdict::{Action, Reason, Verdict};
 use crate::wire;
-use gate::{begins, opens, replies, straight};
+use gate::{begins, connects, opens, replies, straight};
 use note::{serving, translate};
 
 pub use begin::{PORT_TRIES, begin, enter};
@@ -234,6 +237,9 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     let Some(ports) = parse::ports(packet, header.l4, header.protocol) else {
         return Step::done(Verdict::pass(Reason::NotParsed));
     };
+    if begins && connects(ports.tcp_flags) {
+        return Step::next(Stage::Begin);
+    }
     let key = Key {
         src: header.src_side(ports),
         dst: header.dst_side(ports),

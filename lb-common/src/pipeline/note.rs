@@ -81,8 +81,9 @@ fn standing<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, spot: &Sp
     let now = tables.now();
     let flags = work.ports.tcp_flags;
     let opens = opens(protocol, flags);
-    // A connection that nobody has answered yet may still be another backend's.
-    let may_leave = opens && (protocol == wire::UDP || control.state & REPLIED == 0);
+    let second = control.age(now) as u64 >= tables.config(config::HZ);
+    // A connection that nobody has answered for a second may still be another backend's.
+    let may_leave = opens && (protocol == wire::UDP || control.state & REPLIED == 0 && second);
     if may_leave && !reply && !serving(tables, place.backend) {
         tables.count(Reason::BackendGone);
         return Standing::Over;
@@ -91,7 +92,6 @@ fn standing<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, spot: &Sp
         return Standing::Over;
     }
     let mut add = state::observed(control.state, reply, protocol, flags);
-    let second = control.age(now) as u64 >= tables.config(config::HZ);
     if second && control.state & ESTABLISHED != 0 {
         add |= SETTLED;
     }

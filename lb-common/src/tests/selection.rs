@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::halves::Half;
 use super::node::{
     AFFINE, HZ, IN_USE, LOCAL, MANY, NODE_PORTS, Node, RANGED, REMOTE, Sent, TCP, UDP, UNKNOWN, each_family, id,
 };
@@ -303,6 +304,41 @@ fn a_datagram_leaves_a_backend_that_stops_serving_and_a_connection_stays() {
                 protocol == TCP
             );
             node.set_state(gone, IN_USE);
+            node.publish(id(MANY), &Block::of(&[20, 21, 22, 23, 24]));
+        }
+    });
+}
+
+#[test]
+fn a_syn_that_is_sent_again_goes_the_way_of_the_first_whatever_would_be_chosen_now() {
+    each_family(|node| {
+        for (hook, client) in [(Hook::POD_IN, node.at.pod()), (Hook::UPLINK_IN, node.at.client())] {
+            let again = || {
+                let sent = open(&node, hook, client, (node.at.lb(), MANY), PORT);
+                (backend_of(&sent), sent.decoded().ip.source, sent.decoded().ports())
+            };
+            let first = again();
+            let standing = || -> Vec<_> {
+                let ends = |half: Half| (half.from, half.to, half.new_from, half.new_to);
+                node.halves().into_iter().map(ends).collect()
+            };
+            let stood = standing();
+            let own = (20..25)
+                .find(|n| node.at.numbered(*n as u8) == first.0)
+                .expect("a backend");
+            let rest: Vec<u32> = (20..25).filter(|n| *n != own).collect();
+            for backends in [&rest[..], &[]] {
+                node.publish(id(MANY), &Block::of(backends));
+                node.set_state(own, BACKEND_SERVING);
+                assert_eq!(again(), first, "{backends:?}");
+                assert_eq!(standing(), stood, "{backends:?}");
+            }
+            node.set_state(own, 0);
+            node.publish(id(MANY), &Block::of(&rest));
+            assert_eq!(again(), first, "its answer may be on its way");
+            node.pass_seconds(1);
+            assert_ne!(again().0, first.0, "nobody has answered");
+            node.set_state(own, IN_USE);
             node.publish(id(MANY), &Block::of(&[20, 21, 22, 23, 24]));
         }
     });
