@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use lb_common::family::{Family as _, V4, V6};
-use lb_common::flow::state::{Control, LIVE};
+use lb_common::flow::state::{Control, ESTABLISHED, LIVE, SETTLED};
 use lb_tests::agent::Agent;
 use lb_tests::objects::{Folder, NodeObject, ServiceObject, SliceObject, documents, service, slice};
 use lb_tests::world::World;
@@ -127,7 +127,8 @@ impl Scene {
         }
     }
 
-    /// Notes a packet on every entry, as packets do that come once in a while: how often they do is no part of a row.
+    /// Notes a packet on every entry, as packets do that come once in a while, and that connections have stood for a second: how often they
+    /// do, and how long a row takes, is no part of it.
     pub(super) fn note_all(&self) -> Result<()> {
         let now = Clock::open()?.jiffies()?;
         for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
@@ -135,7 +136,9 @@ impl Scene {
             for at in (0..words.len()).step_by(slot_words) {
                 let control = Control::from_word(words.load(at));
                 if control.phase() == LIVE {
+                    let settled = if control.state & ESTABLISHED == 0 { 0 } else { SETTLED };
                     let noted = Control {
+                        state: control.state | settled,
                         last_seen: now,
                         ..control
                     };
