@@ -2,6 +2,9 @@
 
 use crate::layout::SET_SLOTS;
 
+/// Words of a line of memory, as processors fetch it.
+pub const LINE_WORDS: usize = 8;
+
 /// The two candidate sets of `hash` in a table of `mask` + 1 sets; they differ unless the table has one set.
 #[inline(always)]
 pub const fn candidates(hash: u64, mask: u32) -> [u32; 2] {

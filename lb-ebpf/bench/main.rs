@@ -29,6 +29,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use lb_common::slots::LINE_WORDS;
 
 /// `BPF_F_MMAPABLE`.
 const MMAPABLE: usize = 0x400;
@@ -40,9 +41,8 @@ const FRAME_WORDS: usize = 12;
 const YARDSTICK_ENTRIES: usize = 1 << 21;
 /// Sets of the table of lines, as many as a table for two million flows has.
 const LINE_SETS: usize = 1 << 21;
-/// Words of such a set, for IPv4, and of a line.
+/// Words of such a set, for IPv4.
 const SET_WORDS: usize = 32;
-const LINE_WORDS: usize = 8;
 /// Return value of every program here: go on (`TC_ACT_UNSPEC`).
 const NEXT: i32 = -1;
 

@@ -26,7 +26,7 @@ use lb_common::layout::{
     DEVICES, Device, FLOW_SETS, FRAGMENT_ENTRIES, FRONTEND_SETS, FragmentKey, RANGE_ENTRIES, RANGE_ID_BITS, SERVICES,
     config,
 };
-use lb_common::slots::home;
+use lb_common::slots::{LINE_WORDS, home};
 use lb_common::verdict::{REASONS, Reason};
 
 use crate::globals::{
@@ -37,8 +37,6 @@ use crate::{hops, kernel};
 
 /// `BPF_F_MMAPABLE`.
 pub(crate) const MMAPABLE: usize = 0x400;
-/// Words of a line of memory.
-const LINE_WORDS: usize = 8;
 
 /// Number of flow sets minus one, IPv4; set when the programs are loaded.
 #[unsafe(no_mangle)]

@@ -3,7 +3,7 @@
 //! ```text
 //! fast       parse → is it ours? → flow look-up ─hit, nothing to note→ way out → rewrite → go on
 //! note       a hit that changes state, age or hook, fragments, IPv4 options: noted on both halves → translate; over or gone → begin; twin lost → enter
-//! begin      frontend → source class → backend → place → a way out exists → enter
+//! begin      frontend → source class → backend → place → a way out exists → enter; where none may begin, a SYN: flow look-up ─hit→ note
 //! enter      (a SYN: flow look-up ─hit→ note) → port → both halves into the flow table → translate
 //! translate  way out → rewrite → go on
 //! control    ICMP: an error about a flow → translate both headers; ping to a VIP → answer; another protocol behind IPv6 extension
