@@ -415,6 +415,27 @@ fn line(_ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// A word of each line of two sets, in two places of such a table, at once: what a new flow, whose two halves are looked for before they are entered, costs
+/// at the least. Which sets are next follows from these.
+#[classifier]
+fn two_sets(_ctx: TcContext) -> i32 {
+    if let Some((settings, progress)) = state() {
+        let number = turn(settings, progress);
+        let mut zero = 0;
+        for [hash, _] in [key(number), key(number + FRAMES as u64)] {
+            if let Some(set) = LINES.get((hash >> 32) as u32 % LINE_SETS as u32) {
+                for word in (0..SET_WORDS).step_by(LINE_WORDS) {
+                    // SAFETY: as in `line`.
+                    zero |= unsafe { (&raw const set[word]).read_volatile() };
+                }
+            }
+        }
+        progress[progress::NEXT] += zero;
+        progress[progress::GOOD] += zero;
+    }
+    NEXT
+}
+
 /// One insertion of the next key.
 #[classifier]
 fn lru_insert(_ctx: TcContext) -> i32 {

@@ -28,7 +28,7 @@ static STAGES: ProgramArray<{ layout::stage::PROGRAMS.len() }> = ProgramArray::n
 static STAGES_XDP: ProgramArray<{ layout::stage::XDP_PROGRAMS.len() }> = ProgramArray::new();
 
 /// Words that hold a [`Work`] of either family.
-const WORK_WORDS: usize = 64;
+const WORK_WORDS: usize = 80;
 const _: () = assert!(size_of::<Work<V6>>() <= WORK_WORDS * 8 && size_of::<Work<V4>>() <= WORK_WORDS * 8);
 
 /// This CPU's room to work in.

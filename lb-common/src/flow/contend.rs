@@ -107,18 +107,22 @@ pub fn rank<T: Tables>(tables: &T, control: Control, now: u32) -> u64 {
 /// CPU may have sent a packet that way already, so ours is taken back wherever it stands. Called through [`Tables::settle`].
 #[inline(always)]
 pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spot) -> Half {
-    let hash = entry.key.hash(tables.config(config::TABLE_SEED));
     let table = tables.flows::<F>();
-    let sets = candidates(hash, table.mask());
-    let Some(home) = table.set(sets[0]) else {
+    let Some(home) = table.set(own.home) else {
         return Half::Stands;
     };
     // Whoever enters an equal one in the second set has counted it before, or sees ours in the first.
-    let alone = own.set == sets[0] && Control::from_word(home.load(0)).state & SPILLED == 0;
+    let alone = own.set == own.home && Control::from_word(home.load(0)).state & SPILLED == 0;
+    let sets = if alone {
+        [own.set; 2]
+    } else {
+        let [first, second] = candidates(entry.key.hash(tables.config(config::TABLE_SEED)), table.mask());
+        [first.min(second), first.max(second)]
+    };
     let mut own_seen = false;
-    for index in [sets[0].min(sets[1]), sets[0].max(sets[1])] {
-        if alone && index != own.set {
-            continue;
+    for (i, index) in sets.into_iter().enumerate() {
+        if alone && i != 0 {
+            break;
         }
         let Some(set) = table.set(index) else { break };
         for slot in 0..SET_SLOTS {
@@ -138,7 +142,7 @@ pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spo
             let rewrite = afresh(&entry.rewrite);
             let same = slot::translates(set, base, control.version, &rewrite.src, &rewrite.dst) == Seen::Same;
             if same && own_seen {
-                Spot::new(index, sets[0], base, control).free::<F, T>(tables);
+                Spot::new(index, own.home, base, control).free::<F, T>(tables);
             } else {
                 own.free::<F, T>(tables);
                 return if same { Half::Same } else { Half::Other };

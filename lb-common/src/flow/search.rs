@@ -6,7 +6,7 @@
 use crate::access::{SetRef, Slots, TableFamily, Tables};
 use crate::family::Side;
 use crate::flow::slot::{self, Entry, Key, Place, Rewrite, Seen};
-use crate::flow::state::{BUSY, Control, LIVE, SPILLED};
+use crate::flow::state::{BUSY, Control, FREE, LIVE, SPILLED};
 use crate::flow::table::{Spot, TRIES};
 use crate::layout::{SET_SLOTS, config};
 use crate::slots::{afresh, candidates, probe};
@@ -88,12 +88,13 @@ pub fn locate<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> Spot {
     spot
 }
 
-/// [`locate`]: a scalar comes back, the rest by reference.
+/// [`locate`]: a scalar comes back, the rest by reference; where nothing is found, a free slot of the first set, if it has one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
     let hash = key.hash(tables.config(config::TABLE_SEED));
     let sets = candidates(hash, tables.flows::<F>().mask());
     for _ in 0..TRIES {
+        into.vacant = false;
         let mut changing = false;
         for index in sets {
             let seen = tables.scan_set(index, hash, key, into);
@@ -107,6 +108,8 @@ pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot
             }
         }
         if !changing {
+            // Who stands in the second set is counted in the first before.
+            into.vacant &= into.set == sets[0];
             return Found::Nothing;
         }
     }
@@ -123,8 +126,8 @@ pub mod seen_in_set {
     pub const SPILLED: u32 = 4;
 }
 
-/// Looks for `key`, whose hash is `hash`, in one set; tells what it has seen ([`seen_in_set`]), and an entry's spot but for its home.
-/// Called through [`Tables::scan_set`].
+/// Looks for `key`, whose hash is `hash`, in one set; tells what it has seen ([`seen_in_set`]), and an entry's spot but for its home, or
+/// its first free slot, unless there is one already. Called through [`Tables::scan_set`].
 #[inline(always)]
 pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {
     let Some(set) = tables.flows::<F>().set(index) else {
@@ -140,7 +143,15 @@ pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, ke
                 *into = Spot::new(index, index, base, control);
                 return seen_in_set::ENTRY;
             }
-        } else if control.phase() == BUSY && control.last_seen == tag(hash) {
+        } else if control.phase() == FREE {
+            if !into.vacant {
+                *into = Spot {
+                    found: Found::Nothing,
+                    vacant: true,
+                    ..Spot::new(index, index, base, control)
+                };
+            }
+        } else if control.last_seen == tag(hash) {
             seen = seen_in_set::CHANGING;
         }
     }

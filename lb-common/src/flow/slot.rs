@@ -152,18 +152,22 @@ impl<F: Family> Entry<F> {
         }
     }
 
+    /// Makes `twin` the twin, which applies at `place`.
+    #[inline(always)]
+    pub fn twin_into(&self, place: Place, twin: &mut Self) {
+        twin.key.src = self.rewrite.dst;
+        twin.key.dst = self.rewrite.src;
+        twin.key.protocol = self.key.protocol;
+        twin.rewrite.src = self.key.dst;
+        twin.rewrite.dst = self.key.src;
+        twin.place = place;
+    }
+
     /// Turns the entry into its twin, but for its place.
     #[cfg_attr(target_arch = "bpf", inline(never))]
     pub fn turn(&mut self) {
         core::mem::swap(&mut self.key.src, &mut self.rewrite.dst);
         core::mem::swap(&mut self.key.dst, &mut self.rewrite.src);
-    }
-
-    /// Turns the entry into its twin, whose place is `place`, which becomes that of the entry.
-    #[inline(always)]
-    pub fn turn_with(&mut self, place: &mut Place) {
-        self.turn();
-        core::mem::swap(&mut self.place, place);
     }
 }
 

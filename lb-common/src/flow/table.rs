@@ -20,7 +20,7 @@
 use crate::access::{SetRef, Slots, TableFamily, Tables};
 use crate::flow::contend::{self, Half};
 use crate::flow::search::{Found, scan, seek_twin, tag};
-use crate::flow::slot::{self, Entry, Place, Seen};
+use crate::flow::slot::{self, Entry, Seen};
 use crate::flow::state::{self, BUSY, Control, FREE, LIVE, PHASE, SHARED, SPILLED, SPILLED_ONE};
 use crate::layout::config;
 use crate::slots::home;
@@ -37,8 +37,10 @@ const FREE_TRIES: usize = 3;
 /// What a look-up found, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot {
-    /// What was found; the rest means something for [`Found::Entry`] alone.
+    /// What was found; the rest means something for [`Found::Entry`], or where it is vacant.
     pub found: Found,
+    /// A free slot of the key's first set, in which the entry can be entered that was not found.
+    pub vacant: bool,
     /// Index of the set.
     pub set: u32,
     /// Index of the key's first set.
@@ -55,6 +57,7 @@ impl Spot {
     pub const fn none(found: Found) -> Self {
         Self {
             found,
+            vacant: false,
             set: 0,
             home: 0,
             base: 0,
@@ -71,6 +74,7 @@ impl Spot {
     pub(super) const fn new(set: u32, home: u32, base: usize, control: Control) -> Self {
         Self {
             found: Found::Entry,
+            vacant: false,
             set,
             home,
             base: base as u32,
@@ -168,27 +172,25 @@ pub fn recount_in<S: Slots>(table: S, home: u32, more: bool) -> bool {
     false
 }
 
-/// Inserts both halves of a flow. `entry` is the forward half (and is again afterwards), `flow_state` its initial state,
-/// `spare` and `spots` room to work in, `reply_place` the place of the reply half (and is again afterwards).
+/// Inserts both halves of a flow, `entry` and `reply`. `flow_state` is its initial state, `spare` room to work in; `spots`, those of reply
+/// and forward half and one more, are room, too, but for the first two where a look-up for the half has left them vacant.
 ///
 /// `reply_stands` says that the caller found the very same reply half already (an orphan, or another CPU's): it is kept.
 #[inline(always)]
 pub fn insert_pair<F: TableFamily, T: Tables>(
     tables: &T,
-    entry: &mut Entry<F>,
+    entry: &Entry<F>,
+    reply: &Entry<F>,
     spare: &mut Entry<F>,
     spots: &mut [Spot; 3],
-    reply_place: &mut Place,
     flow_state: u16,
     reply_stands: bool,
 ) -> Inserted {
     let [reply_spot, own, twin] = spots;
-    let mut reply = Half::Same;
+    let mut answers = Half::Same;
     if !reply_stands {
-        entry.turn_with(reply_place);
-        reply = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF, reply_spot, twin);
-        entry.turn_with(reply_place);
-        match reply {
+        answers = insert_half(tables, reply, spare, flow_state | state::REPLY_HALF, reply_spot, twin);
+        match answers {
             Half::Stands | Half::Same => {}
             Half::Other => return Inserted::Conflict,
             Half::Full => return Inserted::Full,
@@ -197,7 +199,7 @@ pub fn insert_pair<F: TableFamily, T: Tables>(
     let forward = insert_half(tables, entry, spare, flow_state, own, twin);
     if forward == Half::Other || forward == Half::Full {
         // Another's reply half is not ours to take back.
-        if reply == Half::Stands {
+        if answers == Half::Stands {
             free_twin(tables, entry, spare, twin);
         }
         return if forward == Half::Other {
@@ -206,7 +208,7 @@ pub fn insert_pair<F: TableFamily, T: Tables>(
             Inserted::Full
         };
     }
-    if reply == Half::Stands && stands_still::<F, T>(tables, reply_spot) || reply_beside(tables, entry, spare, own) {
+    if answers == Half::Stands && stands_still::<F, T>(tables, reply_spot) || reply_beside(tables, entry, spare, own) {
         return Inserted::Pair;
     }
     if tables.seek(&entry.key, &entry.rewrite.src, &entry.rewrite.dst, own) == Seen::Same {
@@ -243,24 +245,21 @@ fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: 
     false
 }
 
-/// Inserts the reply half of a forward entry whose own was lost. True when it stands now. `entry` is turned and turned back.
+/// Inserts the reply half of a forward entry whose own was lost. True when it stands now.
 #[inline(always)]
 pub fn insert_reply<F: TableFamily, T: Tables>(
     tables: &T,
-    entry: &mut Entry<F>,
+    reply: &Entry<F>,
     spare: &mut Entry<F>,
     spots: &mut [Spot; 3],
-    reply_place: &mut Place,
     flow_state: u16,
 ) -> bool {
-    let [spot, twin, _] = spots;
-    entry.turn_with(reply_place);
-    let half = insert_half(tables, entry, spare, flow_state | state::REPLY_HALF, spot, twin);
-    entry.turn_with(reply_place);
+    let [spot, _, twin] = spots;
+    let half = insert_half(tables, reply, spare, flow_state | state::REPLY_HALF, spot, twin);
     matches!(half, Half::Stands | Half::Same)
 }
 
-/// Inserts one entry, tells its spot, and settles with its equals. `spare` and `twin` are room to work in.
+/// Inserts one entry, tells its spot, and settles with its equals. `spare` and `twin` are room to work in, and `spot` where it is not vacant.
 #[inline(always)]
 pub fn insert_half<F: TableFamily, T: Tables>(
     tables: &T,
@@ -277,8 +276,8 @@ pub fn insert_half<F: TableFamily, T: Tables>(
     }
 }
 
-/// Inserts one entry, never in place of its own twin, and tells its spot (false where no slot could be had); `spare` holds an
-/// evicted entry while its twin is freed, `twin` spots of twins. Called through [`Tables::insert`].
+/// Inserts one entry, in `spot` where that is vacant, never in place of its own twin, and tells its spot (false where no slot could be
+/// had); `spare` holds an evicted entry while its twin is freed, `twin` spots of twins. Called through [`Tables::insert`].
 #[inline(always)]
 pub fn insert<F: TableFamily, T: Tables>(
     tables: &T,
@@ -291,9 +290,10 @@ pub fn insert<F: TableFamily, T: Tables>(
     let hash = entry.key.hash(tables.config(config::TABLE_SEED));
     twin.found = Found::Nothing;
     for _ in 0..INSERT_TRIES {
-        if !tables.choose::<F>(hash, twin, spot) {
+        if !spot.vacant && !tables.choose::<F>(hash, twin, spot) {
             return false;
         }
+        spot.vacant = false;
         // Only who displaces another may meet its own twin.
         if spot.control.phase() != FREE {
             spare.key = entry.key.twin(entry.rewrite);
@@ -369,16 +369,14 @@ fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>, twin
     }
 }
 
-/// Frees the entry at `spot`, whose key is that of `spare`, and its twin, unless a packet came meanwhile. Fills `spare`; its key
-/// stays.
+/// Frees the entry at `spot` and its twin, unless a packet came meanwhile. `spare` and `twin` are room to work in.
 #[inline(always)]
-pub fn free_pair<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, spare: &mut Entry<F>) -> bool {
+pub fn free_pair<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot) -> bool {
     let set = tables.flows::<F>().set(spot.set);
     let freed = set.is_some_and(|set| slot::decode_into(&set, spot.base as usize, spot.control.version, spare))
         && spot.free::<F, T>(tables);
     if freed {
-        evict_twin(tables, spare, &mut Spot::none(Found::Nothing));
-        spare.turn();
+        evict_twin(tables, spare, twin);
     }
     freed
 }

@@ -8,9 +8,9 @@ use super::gate::{addressed, connects, is_for_us, limited, opens, refusal, refus
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, Route, TableFamily, Tables};
 use crate::flow::search::{self, Found};
-use crate::flow::slot::{Entry, Place, Rewrite, Seen, Way};
+use crate::flow::slot::{Place, Rewrite, Seen, Way};
 use crate::flow::state::{self, DATAGRAM, LIVE, REPLY_HALF};
-use crate::flow::table::{self, Inserted, Spot};
+use crate::flow::table::{self, Inserted};
 use crate::hash;
 use crate::layout::config;
 use crate::steps::place::{self, NewSource};
@@ -203,44 +203,43 @@ fn first_state(protocol: u8, tcp_flags: u8) -> u16 {
 /// The stage that enters a flow in the table as `begin` or `note` decided.
 #[inline(always)]
 pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<F::Addr> {
-    let Work {
-        ports,
-        entry,
-        spare,
-        spots,
-        reply_place,
-        flow_state,
-        task,
-        ..
-    } = work;
-    let (hooks, way) = place::reply(entry.place.hooks, Way::from_number(entry.place.way));
-    *reply_place = Place {
-        hooks,
-        way: way as u8,
-        ..entry.place
-    };
-    if *task == Task::Reply {
+    for spot in &mut work.spots {
+        spot.vacant = false;
+    }
+    if work.task == Task::Reply {
+        turn(work);
         // An answer that nobody un-translates would reset the client.
-        if !table::insert_reply(tables, entry, spare, spots, reply_place, *flow_state) {
+        if !table::insert_reply(tables, &work.reply, &mut work.spare, &mut work.spots, work.flow_state) {
             return Step::done(Verdict::drop(Reason::FlowTableFull));
         }
         tables.count(Reason::Healed);
         return Step::next(Stage::Translate);
     }
-    let own_port = *task == Task::PairOwnPort;
-    if connects(ports.tcp_flags) && stands(tables, entry, spare, &mut spots[0], own_port) {
+    if !announce(tables, work) {
+        return Step::done(Verdict::drop(Reason::PortsExhausted));
+    }
+    let [_, own, _] = &mut work.spots;
+    if connects(work.ports.tcp_flags) && search::scan(tables, &work.entry.key, own) != Found::Nothing {
         return Step::next(Stage::Note);
     }
-    let found = free_port(tables, entry, spare, own_port);
+    let found = free_port(tables, work);
     if found == Port::None {
         return Step::done(Verdict::drop(Reason::PortsExhausted));
     }
     if found == Port::Busy {
         return Step::done(Verdict::drop(Reason::FlowBusy));
     }
-    entry.rewrite.src.port = spare.key.dst.port;
+    let Work {
+        entry,
+        reply,
+        spare,
+        spots,
+        flow_state,
+        ..
+    } = work;
+    entry.rewrite.src.port = reply.key.dst.port;
     let reply_stands = found == Port::ReplyStands;
-    match table::insert_pair(tables, entry, spare, spots, reply_place, *flow_state, reply_stands) {
+    match table::insert_pair(tables, entry, reply, spare, spots, *flow_state, reply_stands) {
         Inserted::Pair => {
             tables.count(Reason::NewFlow);
             Step::next(Stage::Translate)
@@ -264,52 +263,74 @@ enum Port {
     ReplyStands,
 }
 
-/// Whether a flow that nobody has looked for yet stands, or may; memory is asked for the places of both its halves before the first is
-/// read. `spare` and `spot` are room to work in.
+/// Makes the reply half of the entry at hand.
+#[inline(always)]
+fn turn<F: TableFamily>(work: &mut Work<F>) {
+    let (hooks, way) = place::reply(work.entry.place.hooks, Way::from_number(work.entry.place.way));
+    let answers = Place {
+        hooks,
+        way: way as u8,
+        ..work.entry.place
+    };
+    work.entry.twin_into(answers, &mut work.reply);
+}
+
+/// Makes the reply half of a flow that begins, under the port that is tried first. For a SYN, which nobody has looked for, asks memory for the places of
+/// both halves before the first is read. False where there is no port.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn stands<F: TableFamily, T: Tables>(
-    tables: &T,
-    entry: &Entry<F>,
-    spare: &mut Entry<F>,
-    spot: &mut Spot,
-    own_port: bool,
-) -> bool {
-    let seed = tables.config(config::TABLE_SEED);
-    spare.key = entry.key.twin(entry.rewrite);
-    spare.key.dst.port = tried_port(tables, entry, own_port, 0).unwrap_or_default();
-    let (hash, answers) = (entry.key.hash(seed), spare.key.hash(seed));
-    tables.fetch::<F>(answers);
-    tables.fetch::<F>(hash);
-    search::scan(tables, &entry.key, spot) != Found::Nothing
+fn announce<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> bool {
+    turn(work);
+    let Some(port) = tried_port(tables, work, 0) else {
+        return false;
+    };
+    work.reply.key.dst.port = port;
+    if connects(work.ports.tcp_flags) {
+        let seed = tables.config(config::TABLE_SEED);
+        let (hash, answers) = (work.entry.key.hash(seed), work.reply.key.hash(seed));
+        tables.fetch::<F>(answers);
+        tables.fetch::<F>(hash);
+    }
+    true
 }
 
 /// The source port that a new flow tries at step `i`; none where the node has no ports.
 ///
-/// The client's own is the first where it may stay; ports of ours start at a place that the flow's hash picks and walk from there.
+/// The client's own is the first where it may stay; ports of ours start at a place that the flow's hash picks and walk from there. They
+/// are two halves: what comes in from the wire to a backend of this node draws from the upper one, because its client may be a pod
+/// or a node that draws for the same address on its own, from the lower one, and none of the two sees the other's table.
 #[inline(always)]
-fn tried_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own_port: bool, i: u32) -> Option<u16> {
-    let first = tables.config(config::PORT_MIN) as u32;
-    let count = tables.config(config::PORT_COUNT) as u32;
-    if i == 0 && !own_port && count != 0 {
+fn tried_port<F: TableFamily, T: Tables>(tables: &T, work: &Work<F>, i: u32) -> Option<u16> {
+    let entry = &work.entry;
+    let all = tables.config(config::PORT_COUNT) as u32;
+    if all == 0 {
+        return None;
+    }
+    if i == 0 && work.task == Task::Pair {
         return Some(entry.key.src.port);
     }
+    let count = (all / 2).max(1);
+    let mut first = tables.config(config::PORT_MIN) as u32;
+    if entry.place.hooks & Hook::UPLINK_IN != 0 && entry.place.way == Way::Stack as u8 {
+        first += all - count;
+    }
     let start = hash::scale(entry.key.hash(!tables.config(config::TABLE_SEED)), count);
-    let offset = (start + i * PORT_STEP).checked_rem(count)?;
-    Some((first + offset) as u16)
+    Some((first + (start + i * PORT_STEP) % count) as u16)
 }
 
-/// Finds the source port that makes the reply's key unique; leaves that key in `spare`. A port whose flow is closed is taken over, and
-/// that flow ends whole.
+/// Finds the source port that makes the reply's key unique, beginning with the one that it has, and leaves it there, and where the reply
+/// half stands or may be entered. A port whose flow is closed is taken over, and that flow ends whole.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own_port: bool) -> Port {
-    spare.key = entry.key.twin(entry.rewrite);
-    let mut spot = Spot::none(Found::Nothing);
+fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Port {
+    let own_port = work.task == Task::PairOwnPort;
     for i in 0..=PORT_TRIES {
-        let Some(port) = tried_port(tables, entry, own_port, i) else {
-            return Port::None;
-        };
-        spare.key.dst.port = port;
-        let seen = search::seek_twin(tables, &spare.key, &entry.key, &mut spot);
+        if i != 0 {
+            let Some(port) = tried_port(tables, work, i) else {
+                return Port::None;
+            };
+            work.reply.key.dst.port = port;
+        }
+        let [spot, _, twin] = &mut work.spots;
+        let seen = search::seek_twin(tables, &work.reply.key, &work.entry.key, spot);
         match seen {
             Seen::Nothing => return Port::Free,
             Seen::Same if !spot.control.closed() => return Port::ReplyStands,
@@ -317,7 +338,7 @@ fn free_port<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mu
             Seen::Same | Seen::Other | Seen::Changing => {}
         }
         let ends = seen == Seen::Same || seen == Seen::Other && own_port && spot.control.closed();
-        if ends && table::free_pair(tables, &spot, spare) {
+        if ends && table::free_pair(tables, spot, &mut work.spare, twin) {
             return Port::Free;
         }
     }

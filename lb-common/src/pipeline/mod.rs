@@ -32,7 +32,7 @@ mod note;
 use crate::access::{Packet, TableFamily, Tables};
 use crate::family::Family;
 use crate::flow::search::{self, Found};
-use crate::flow::slot::{Entry, Key, Place};
+use crate::flow::slot::{Entry, Key};
 use crate::flow::state::{self, REPLY_HALF};
 use crate::flow::table::Spot;
 use crate::layout::config;
@@ -132,12 +132,12 @@ pub struct Work<F: Family> {
     pub ports: Ports,
     /// The flow entry at hand.
     pub entry: Entry<F>,
+    /// For [`enter`]: its reply half.
+    pub reply: Entry<F>,
     /// Another entry: the twin, or one that is evicted.
     pub spare: Entry<F>,
     /// For [`enter`]: where the halves were entered, and room for one more.
     pub spots: [Spot; 3],
-    /// For [`enter`]: where and how the reply half applies.
-    pub reply_place: Place,
     /// For [`enter`]: the state that the entry begins with. For [`translate_known`]: one that tells whether it is a reply half.
     pub flow_state: u16,
     /// For [`enter`]: what is to be entered.
@@ -162,9 +162,9 @@ impl<F: Family> Work<F> {
             header: Header::empty(),
             ports: Ports::default(),
             entry: Entry::empty(),
+            reply: Entry::empty(),
             spare: Entry::empty(),
             spots: [Spot::none(Found::Nothing); 3],
-            reply_place: Entry::<F>::empty().place,
             flow_state: 0,
             task: Task::Pair,
         }

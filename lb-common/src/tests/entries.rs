@@ -3,14 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::node::{HZ, Node, TCP, each_family};
-use crate::access::{SetRef as _, Slots as _, TableFamily};
+use crate::access::{SetRef as _, Slots as _, TableFamily, Tables as _};
 use crate::family::{V4, V6};
 use crate::flow::contend::Half;
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Key, Place, Rewrite};
-use crate::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, LIVE, REPLIED, RESET, SETTLED};
+use crate::flow::state::{
+    BUSY, Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, FREE, LIVE, REPLIED, RESET, SETTLED,
+};
 use crate::flow::table::{self, Inserted, Spot};
-use crate::layout::{VERSION_MASK, config};
+use crate::layout::{SET_SLOTS, VERSION_MASK, config};
+use crate::slots::home;
 use crate::testing::{Sizes, side};
 
 const OPEN: u16 = LIVE;
@@ -62,20 +65,16 @@ const REPLY_PLACE: Place = Place {
 };
 
 fn enter<F: TableFamily>(node: &Node, n: u16, state: u16) -> Inserted {
-    let mut spare = Entry::empty();
-    let mut entry = entry::<F>(n);
-    let before = entry;
-    let inserted = table::insert_pair(
+    let entry = entry::<F>(n);
+    table::insert_pair(
         &&node.tables,
-        &mut entry,
-        &mut spare,
+        &entry,
+        &reply_of(&entry),
+        &mut Entry::empty(),
         &mut [nowhere(); 3],
-        &mut REPLY_PLACE.clone(),
         state,
         false,
-    );
-    assert_eq!(entry, before, "the caller's entry is another afterwards");
-    inserted
+    )
 }
 
 fn is_whole<F: TableFamily>(node: &Node, n: u16) -> bool {
@@ -94,6 +93,13 @@ fn is_whole<F: TableFamily>(node: &Node, n: u16) -> bool {
     assert_eq!(reply.rewrite, forward.key.twin_rewrite(), "flow {n}");
     assert_eq!(reply.place, REPLY_PLACE);
     true
+}
+
+/// The reply half of a forward half.
+fn reply_of<F: TableFamily>(forward: &Entry<F>) -> Entry<F> {
+    let mut reply = Entry::empty();
+    forward.twin_into(REPLY_PLACE, &mut reply);
+    reply
 }
 
 /// Runs a test on a table of two sets, eight slots, for both families.
@@ -120,6 +126,75 @@ fn a_pair_that_was_entered_is_found_from_both_sides() {
         assert!(node.widows().is_empty());
         node.check_table();
     });
+}
+
+#[test]
+fn an_entry_that_was_not_found_stands_in_the_free_slot_that_the_look_up_told_or_elsewhere_if_that_was_taken() {
+    fn check<F: TableFamily>(node: &Node) {
+        let tables = &&node.tables;
+        let look_up = |key: Key<F>| {
+            let mut spot = nowhere();
+            assert_eq!(search::scan(tables, &key, &mut spot), Found::Nothing);
+            spot
+        };
+        let is_free = |set: u32, base: usize| {
+            let set = tables.flows::<F>().set(set).expect("a set");
+            Control::from_word(set.load(base)).phase() == FREE
+        };
+        let mut told = [0, 0];
+        let mut look_up_strangers = || {
+            for stranger in 10..40 {
+                let key = entry::<F>(stranger).key;
+                let spot = look_up(key);
+                let home = home(key.hash(tables.config(config::TABLE_SEED)), tables.flows::<F>().mask());
+                let has_room = (0..SET_SLOTS).any(|slot| is_free(home, slot * F::SLOT_WORDS));
+                assert_eq!(spot.vacant, has_room);
+                assert!(!has_room || spot.set == home && spot.home == home && is_free(home, spot.base as usize));
+                told[usize::from(has_room)] += 1;
+            }
+        };
+        for n in 0..4 {
+            look_up_strangers();
+            let forward = entry::<F>(n);
+            let halves = [reply_of(&forward), forward];
+            let found = halves.map(|half| look_up(half.key));
+            let mut spots = [found[0], found[1], nowhere()];
+            let inserted = table::insert_pair(
+                tables,
+                &halves[1],
+                &halves[0],
+                &mut Entry::empty(),
+                &mut spots,
+                OPEN,
+                false,
+            );
+            assert_eq!(inserted, Inserted::Pair, "flow {n}");
+            assert!(is_whole::<F>(node, n));
+            let stand = halves.map(|half| search::locate(tables, &half.key));
+            let place = |spot: Spot| (spot.set, spot.base);
+            // The reply half is entered first.
+            let taken = [false, place(found[0]) == place(found[1])];
+            for half in 0..2 {
+                let as_told = found[half].vacant && place(stand[half]) == place(found[half]);
+                assert_eq!(
+                    as_told,
+                    found[half].vacant && !taken[half],
+                    "flow {n}: {found:?} {stand:?}"
+                );
+            }
+            node.check_table();
+        }
+        // The one free slot is no first set's for half of them.
+        node.lose(&node.halves()[0]);
+        look_up_strangers();
+        assert!(told.iter().all(|times| *times > 0), "{told:?}");
+    }
+    let sizes = Sizes {
+        flow_sets: 2,
+        ..Sizes::default()
+    };
+    check::<V4>(&Node::new(false, sizes));
+    check::<V6>(&Node::new(true, sizes));
 }
 
 #[test]
@@ -224,13 +299,13 @@ fn the_same_flow_again_is_one_pair_and_another_of_the_same_reply_is_refused() {
         fn check<F: TableFamily>(node: &Node) {
             let tables = &&node.tables;
             let mut spare = Entry::empty();
-            let enter = |spare: &mut Entry<F>, mut entry: Entry<F>| {
+            let enter = |spare: &mut Entry<F>, entry: Entry<F>| {
                 table::insert_pair(
                     tables,
-                    &mut entry,
+                    &entry,
+                    &reply_of(&entry),
                     spare,
                     &mut [nowhere(); 3],
-                    &mut REPLY_PLACE.clone(),
                     OPEN,
                     false,
                 )
@@ -362,25 +437,17 @@ fn a_slot_being_written_makes_its_own_key_busy_and_no_other() {
 fn a_half_that_stands_already_is_kept_and_the_other_one_joins_it() {
     let node = Node::standard(false);
     let tables = &&node.tables;
-    let (mut forward, mut spare) = (entry::<V4>(1), Entry::empty());
+    let (forward, mut spare) = (entry::<V4>(1), Entry::empty());
+    let reply = reply_of(&forward);
     assert!(table::insert_reply(
         tables,
-        &mut forward,
+        &reply,
         &mut spare,
         &mut [nowhere(); 3],
-        &mut REPLY_PLACE.clone(),
         OPEN
     ));
     assert_eq!(node.widows().len(), 1);
-    let inserted = table::insert_pair(
-        tables,
-        &mut forward,
-        &mut spare,
-        &mut [nowhere(); 3],
-        &mut REPLY_PLACE.clone(),
-        OPEN,
-        true,
-    );
+    let inserted = table::insert_pair(tables, &forward, &reply, &mut spare, &mut [nowhere(); 3], OPEN, true);
     assert_eq!(inserted, Inserted::Pair);
     assert!(is_whole::<V4>(&node, 1) && node.halves().len() == 2);
     table::free_twin(tables, &forward, &mut spare, &mut nowhere());

@@ -326,7 +326,7 @@ impl Journey {
             Seen::Client => assert_eq!(source, from),
             Seen::ClientAddress => {
                 assert_eq!(source.0, from.0);
-                assert!((16_384..30_000).contains(&source.1), "{source:?}");
+                assert!((23_192..30_000).contains(&source.1), "{source:?}");
             }
             Seen::Frontend => assert_eq!(source, (to.0, PORT)),
             Seen::Node => {
@@ -336,7 +336,7 @@ impl Journey {
                     node.at.node()
                 };
                 assert_eq!(source.0, towards);
-                assert!((16_384..30_000).contains(&source.1), "{source:?}");
+                assert!((16_384..23_192).contains(&source.1), "{source:?}");
             }
         }
         let expected = packet(protocol, source, destination, flags, b"to the backend");

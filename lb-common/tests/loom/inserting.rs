@@ -6,7 +6,7 @@ use lb_common::flow::state::LIVE;
 use lb_common::flow::table::{self, Inserted, Spot};
 use loom::thread;
 
-use crate::model::{Prepared, assert_whole_pairs, enter, explore, flow, known, reply_of, standing};
+use crate::model::{Prepared, assert_whole_pairs, enter, enter_at, explore, flow, known, look_up, reply_of, standing};
 
 #[test]
 fn one_entry_entered_by_two_cpus_stands_once() {
@@ -41,6 +41,24 @@ fn one_flow_entered_by_two_cpus_is_one_pair() {
         let known = known(standing(&model));
         assert_whole_pairs(&known);
         assert_eq!(known.len(), 2, "{inserted:?}");
+    });
+}
+
+#[test]
+fn two_flows_whose_look_ups_told_the_same_free_slots_are_both_entered() {
+    explore(2, || {
+        let model = Prepared::new().full_but(&[(0, 1), (0, 2), (1, 0), (1, 3)]).model();
+        let other = model.clone();
+        let [own, others] = [flow(1, 20_000), flow(2, 20_007)].map(|flow| (flow, look_up(&model, &flow)));
+        let thread = thread::spawn(move || enter_at(&other, &others.0, others.1, 0));
+        let inserted = [
+            enter_at(&model, &own.0, own.1, 0),
+            thread.join().expect("the other CPU"),
+        ];
+        assert_eq!(inserted, [Inserted::Pair; 2]);
+        let known = known(standing(&model));
+        assert_whole_pairs(&known);
+        assert_eq!(known.len(), 4);
     });
 }
 

@@ -7,7 +7,7 @@
 
 use lb_common::access::{Route, RouteKind, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::{Family, V4};
-use lb_common::flow::search::Found;
+use lb_common::flow::search::{self, Found};
 use lb_common::flow::slot::{self, Entry, Key, Place, Rewrite};
 use lb_common::flow::state::{Control, FREE, LIVE, PHASE, SPILLED_ONE};
 use lb_common::flow::table::{self, Inserted, Spot};
@@ -219,25 +219,36 @@ pub(crate) const REPLY_PLACE: Place = Place {
 
 /// The reply half of a forward half.
 pub(crate) fn reply_of(forward: &Entry<V4>) -> Entry<V4> {
-    Entry {
-        key: forward.key.twin(forward.rewrite),
-        rewrite: forward.key.twin_rewrite(),
-        place: REPLY_PLACE,
-    }
+    let mut reply = Entry::empty();
+    forward.twin_into(REPLY_PLACE, &mut reply);
+    reply
 }
 
 /// Enters both halves of a flow, as a packet does.
-pub(crate) fn enter(model: &Model, mut forward: Entry<V4>, state: u16) -> Inserted {
-    let mut spare = Entry::empty();
+pub(crate) fn enter(model: &Model, forward: Entry<V4>, state: u16) -> Inserted {
+    enter_at(model, &forward, [Spot::none(Found::Nothing); 3], state)
+}
+
+/// Enters both halves of a flow after look-ups left these spots.
+pub(crate) fn enter_at(model: &Model, forward: &Entry<V4>, mut spots: [Spot; 3], state: u16) -> Inserted {
     table::insert_pair(
         &model,
-        &mut forward,
-        &mut spare,
-        &mut [Spot::none(Found::Nothing); 3],
-        &mut REPLY_PLACE.clone(),
+        forward,
+        &reply_of(forward),
+        &mut Entry::empty(),
+        &mut spots,
         LIVE | state,
         false,
     )
+}
+
+/// Looks for both halves of a flow, of which none stands.
+pub(crate) fn look_up(model: &Model, forward: &Entry<V4>) -> [Spot; 3] {
+    let mut spots = [Spot::none(Found::Nothing); 3];
+    for (half, spot) in [&reply_of(forward), forward].into_iter().zip(&mut spots) {
+        assert_eq!(search::scan(&model, &half.key, spot), Found::Nothing);
+    }
+    spots
 }
 
 /// The words of a table in which these flows were entered with these states, last seen at a time, and then `taken` slots of

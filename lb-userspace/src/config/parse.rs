@@ -233,7 +233,7 @@ pub(super) fn nodeport_addresses(items: &[&str]) -> Result<NodePortAddresses, (S
 
 /// A range of ports for SNAT; at least 64, else a burst of clients to one server exhausts it at once.
 pub(super) fn ports(text: &str) -> Result<RangeInclusive<u16>, Fix> {
-    let fix = || "use FIRST-LAST with at least 64 ports between 1024 and 65535, for example 16384-29999".to_owned();
+    let fix = || "use FIRST-LAST with at least 64 ports between 1024 and 65535, for example 1024-29999".to_owned();
     let (first, last) = text.split_once('-').ok_or_else(fix)?;
     let (Ok(first), Ok(last)) = (first.trim().parse::<u16>(), last.trim().parse::<u16>()) else {
         return Err(fix());

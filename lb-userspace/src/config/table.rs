@@ -109,7 +109,7 @@ pub const SETTINGS: &[Setting] = &[
         "snat-ports",
         Value,
         "FIRST-LAST",
-        "16384-29999",
+        "1024-29999",
         "Source ports for flows that the node must translate; keep them apart from NodePorts and ip_local_port_range",
     ),
     setting(

@@ -38,7 +38,7 @@ fn defaults_are_those_that_the_help_names() {
     assert_eq!(config.source, Source::Folder("/objects".into()));
     assert_eq!(config.node_name, "node-1");
     assert_eq!(config.flow_entries, lb_common::layout::FLOW_SETS);
-    assert_eq!(config.snat_ports, 16384..=29999);
+    assert_eq!(config.snat_ports, 1024..=29999);
     assert_eq!(config.nodeport_addresses, NodePortAddresses::Primary);
     assert_eq!(config.timeouts.tcp_established, Duration::from_hours(24));
     assert!(config.ping && !config.takeover);
@@ -106,7 +106,7 @@ fn wrong_values_name_place_value_and_fix() {
     wrong(
         "snat-ports",
         "30000-20000",
-        "--snat-ports: \"30000-20000\" is wrong: use FIRST-LAST with at least 64 ports between 1024 and 65535, for example 16384-29999",
+        "--snat-ports: \"30000-20000\" is wrong: use FIRST-LAST with at least 64 ports between 1024 and 65535, for example 1024-29999",
     );
     wrong(
         "nodeport-addresses",

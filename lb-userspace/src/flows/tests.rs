@@ -87,13 +87,15 @@ fn entry(client: u16, backend: u32) -> Entry<V4> {
 }
 
 /// Inserts both halves as the packet path does.
-fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &mut Entry<F>, mut reply: Place, state: u16) {
+fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, reply: Place, state: u16) {
+    let mut answers = Entry::empty();
+    forward.twin_into(reply, &mut answers);
     let inserted = table::insert_pair(
         tables,
         forward,
+        &answers,
         &mut Entry::empty(),
         &mut [Spot::none(Found::Nothing); 3],
-        &mut reply,
         state,
         false,
     );
@@ -106,10 +108,9 @@ fn insert(store: &MemoryStore, now: u32, client: u16, backend: u32, state: u16) 
         store,
         surroundings: &At(now),
     };
-    let mut forward = entry(client, backend);
-    let place = forward.place;
-    insert_pair(&tables, &mut forward, place, LIVE | state);
-    entry(client, backend)
+    let forward = entry(client, backend);
+    insert_pair(&tables, &forward, forward.place, LIVE | state);
+    forward
 }
 
 /// Notes a packet on the half with this key.
@@ -250,7 +251,7 @@ fn the_sweep_tells_what_flows_refer_to() {
     let mut of_the_node = entry(1002, 17);
     let reply = of_the_node.place;
     of_the_node.place.hooks = Hook::STEER_OUT;
-    insert_pair(&tables, &mut of_the_node, reply, LIVE | REPLIED | ESTABLISHED);
+    insert_pair(&tables, &of_the_node, reply, LIVE | REPLIED | ESTABLISHED);
     let referred = Sweeper::default().sweep(&store, 0).referred;
     assert_eq!(referred.host_destinations, ["10.96.0.1".parse().unwrap()].into());
 }
@@ -301,7 +302,7 @@ fn both_families_are_swept_and_shown() {
         dst: frontend,
         protocol: 17,
     };
-    let mut flow = Entry {
+    let flow = Entry {
         key,
         rewrite: Rewrite {
             src: client,
@@ -309,7 +310,7 @@ fn both_families_are_swept_and_shown() {
         },
         place,
     };
-    insert_pair(&tables, &mut flow, place, LIVE | DATAGRAM);
+    insert_pair(&tables, &flow, place, LIVE | DATAGRAM);
     let shown: Vec<_> = dump(&store, 1).collect();
     assert_eq!(
         (shown.len(), shown[0].frontend.port(), shown[0].frontend.is_ipv6()),
@@ -359,23 +360,17 @@ fn fill<F: TableFamily>(store: &MemoryStore, numbers: &mut Numbers, flows: usize
             src: client,
             dst: backend,
         };
-        let (mut entry, mut reply) = (Entry { key, rewrite, place }, place);
+        let entry = Entry { key, rewrite, place };
         let at = At(numbers.below(3000) as u32);
         let tables = HostTables {
             store,
             surroundings: &at,
         };
+        let mut reply = Entry::empty();
+        entry.twin_into(place, &mut reply);
         let (mut spare, mut spots) = (Entry::empty(), [Spot::none(Found::Nothing); 3]);
         // One that finds no room is left out.
-        table::insert_pair(
-            &tables,
-            &mut entry,
-            &mut spare,
-            &mut spots,
-            &mut reply,
-            LIVE | state,
-            false,
-        );
+        table::insert_pair(&tables, &entry, &reply, &mut spare, &mut spots, LIVE | state, false);
         let half = search::locate(&tables, &[key, key.twin(rewrite)][numbers.below(2) as usize]);
         match numbers.below(4) {
             0 => drop(half.free::<F, _>(&tables)),

@@ -1,7 +1,7 @@
 //! The rows of `packet`: figures without the loop around them, each with its yardstick and goal.
 
 use super::services::{self, HOT, family};
-use super::{All, HOOKS, MOST_FLOWS, READERS, SIZES, steps};
+use super::{All, HOOKS, READERS, SIZES, steps};
 use crate::figures::Figures;
 use crate::report::{Bound, Report, Row};
 
@@ -196,11 +196,14 @@ fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) 
         Bound::AtMost(1.7),
     ));
     if place == "Xdp" {
-        // What both entries of a flow cost at the least: a line each that no cache has, beyond one that is at hand.
-        let [far, near] = [MOST_FLOWS, 1].map(|flows| figures.line(flows, traffic));
-        let two = far.less(near, far).less(near, figures.bare(traffic));
-        let name = format!("two of {MOST_FLOWS} such lines, for the two entries of a new flow, beside {traffic}");
-        rows.push(Row::beside(&name, "ns", &two, "I", insertion));
+        let name = format!("the lines of two sets at once, for the two entries of a new flow, beside {traffic}");
+        rows.push(Row::beside(
+            &name,
+            "ns",
+            figures.of(&format!("sets {traffic}")),
+            "I",
+            insertion,
+        ));
     }
     let by = if traffic.starts_with("TCP") {
         "by a reset"

@@ -17,6 +17,8 @@ use super::scene::{NODE_PORT, PORT, SERVER_PORT, Scene, at, endpoints};
 const SERVICES: usize = 4;
 /// The client's port, none that the kernel gives to connections without one.
 const CLIENT_PORT: u16 = 25_000;
+/// So few ports of ours that two nodes which chose from the same ones for the client's address would often meet on one.
+const SNAT_PORTS: &str = "16384-16639";
 
 /// Addresses of Service `number`: ClusterIP and LoadBalancer IP of each family.
 fn addresses(number: usize) -> [[String; 2]; 2] {
@@ -98,7 +100,7 @@ pub(super) fn one_client_port(builder: &WorldBuilder) {
             }
         }
         if round == 0 {
-            scene.start(&[]);
+            scene.start(&["--snat-ports", SNAT_PORTS]);
         } else {
             scene.settle();
         }
