@@ -182,8 +182,8 @@ pub trait Tables: Sized {
     }
     /// [`contend::choose`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn choose<F: TableFamily>(&self, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
-        contend::choose::<F, Self>(self, hash, twin, into)
+    fn choose<F: TableFamily>(&self, twin: &Spot, into: &mut Spot) -> bool {
+        contend::choose::<F, Self>(self, twin, into)
     }
     /// [`contend::rank`] of a control word; an implementation may put a function call round it.
     #[inline(always)]

@@ -63,6 +63,12 @@ pub fn bit<F: Family>(addr: F::Addr) -> u32 {
     ((x ^ x >> 32).wrapping_mul(B) >> (64 - BITS_LOG)) as u32
 }
 
+/// Another number that follows from a hash and does not tell it by its upper bits: others see ports, and the table's hash is the node's secret.
+#[inline(always)]
+pub fn again(hash: u64) -> u64 {
+    mix(hash ^ A)
+}
+
 /// Hash of two addresses, for what is remembered of a way; equal addresses do not cancel out. Its upper bits are the good ones.
 #[inline(always)]
 pub fn way<F: Family>(src: F::Addr, dst: F::Addr) -> u64 {

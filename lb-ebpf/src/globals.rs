@@ -105,12 +105,12 @@ macro_rules! choose {
         #[doc = "`contend::choose` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(hash: u64, twin: *const Spot, into: *mut Spot) -> u32 {
+        pub(crate) extern "C" fn $name(twin: *const Spot, into: *mut Spot) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
             let (Some(twin), Some(into)) = (unsafe { twin.as_ref() }, unsafe { into.as_mut() }) else {
                 return 0;
             };
-            contend::choose::<$family, _>(&KernelTables::ANYWHERE, hash, twin, into) as u32
+            contend::choose::<$family, _>(&KernelTables::ANYWHERE, twin, into) as u32
         }
     };
 }

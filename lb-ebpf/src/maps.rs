@@ -261,9 +261,9 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn choose<F: TableFamily>(&self, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
+    fn choose<F: TableFamily>(&self, twin: &Spot, into: &mut Spot) -> bool {
         let (twin, into) = (&raw const *twin, &raw mut *into);
-        F::pick(|| choose_v4(hash, twin, into), || choose_v6(hash, twin, into)) != 0
+        F::pick(|| choose_v4(twin, into), || choose_v6(twin, into)) != 0
     }
 
     #[inline(always)]

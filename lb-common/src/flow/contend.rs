@@ -8,7 +8,7 @@ use crate::flow::search::Found;
 use crate::flow::slot::{self, Entry, Seen};
 use crate::flow::state::{self, Control, FREE, LIVE, SPILLED};
 use crate::flow::table::{Spot, TRIES};
-use crate::layout::{SET_SLOTS, config};
+use crate::layout::SET_SLOTS;
 use crate::slots::{afresh, candidates, probe};
 
 /// What came of one half.
@@ -38,13 +38,14 @@ impl Half {
     }
 }
 
-/// The slot for a newcomer (false where there is none): free, else expired, else the least valuable that a newcomer may displace.
+/// The slot for a newcomer whose hash `into` tells (false where there is none): free, else expired, else the least valuable that a newcomer may displace.
 ///
 /// A settled flow is never displaced. Among established but unsettled flows the newest goes first (a flood of whole handshakes
 /// is its own victim), in every other class the oldest. `twin` stays, if it is an entry: a pair does not displace its own
 /// half. Called through [`Tables::choose`].
 #[inline(always)]
-pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, twin: &Spot, into: &mut Spot) -> bool {
+pub fn choose<F: TableFamily, T: Tables>(tables: &T, twin: &Spot, into: &mut Spot) -> bool {
+    let hash = into.hash;
     let table = tables.flows::<F>();
     let now = tables.now();
     let mut best_rank = u64::MAX;
@@ -60,13 +61,13 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, hash: u64, twin: &Spot, int
             let base = probe(hash, i) * F::SLOT_WORDS;
             let control = Control::from_word(set.load(base));
             if control.phase() == FREE {
-                *into = Spot::new(index, sets[0], base, control);
+                *into = Spot::new(index, hash, base, control);
                 return true;
             }
             let rank = tables.rank(control.word(), now) | never_if(stays == place_word(index, base));
             if rank < best_rank {
                 best_rank = rank;
-                *into = Spot::new(index, sets[0], base, control);
+                *into = Spot::new(index, hash, base, control);
             }
         }
     }
@@ -108,15 +109,16 @@ pub fn rank<T: Tables>(tables: &T, control: Control, now: u32) -> u64 {
 #[inline(always)]
 pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spot) -> Half {
     let table = tables.flows::<F>();
-    let Some(home) = table.set(own.home) else {
+    let own_home = own.home::<F, T>(tables);
+    let Some(home) = table.set(own_home) else {
         return Half::Stands;
     };
     // Whoever enters an equal one in the second set has counted it before, or sees ours in the first.
-    let alone = own.set == own.home && Control::from_word(home.load(0)).state & SPILLED == 0;
+    let alone = own.set == own_home && Control::from_word(home.load(0)).state & SPILLED == 0;
     let sets = if alone {
         [own.set; 2]
     } else {
-        let [first, second] = candidates(entry.key.hash(tables.config(config::TABLE_SEED)), table.mask());
+        let [first, second] = candidates(own.hash, table.mask());
         [first.min(second), first.max(second)]
     };
     let mut own_seen = false;
@@ -142,7 +144,7 @@ pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spo
             let rewrite = afresh(&entry.rewrite);
             let same = slot::translates(set, base, control.version, &rewrite.src, &rewrite.dst) == Seen::Same;
             if same && own_seen {
-                Spot::new(index, own.home, base, control).free::<F, T>(tables);
+                Spot::new(index, own.hash, base, control).free::<F, T>(tables);
             } else {
                 own.free::<F, T>(tables);
                 return if same { Half::Same } else { Half::Other };

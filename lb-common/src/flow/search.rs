@@ -7,8 +7,8 @@ use crate::access::{SetRef, Slots, TableFamily, Tables};
 use crate::family::Side;
 use crate::flow::slot::{self, Entry, Key, Place, Rewrite, Seen};
 use crate::flow::state::{BUSY, Control, FREE, LIVE, SPILLED};
-use crate::flow::table::{Spot, TRIES};
-use crate::layout::{SET_SLOTS, config};
+use crate::flow::table::{self, Spot, TRIES};
+use crate::layout::SET_SLOTS;
 use crate::slots::{afresh, candidates, probe};
 
 /// Kind of a look-up's result.
@@ -83,15 +83,17 @@ pub fn complete<F: TableFamily, T: Tables>(tables: &T, entry: &mut Entry<F>) -> 
 /// Finds where `key` stands; for the later stages.
 #[inline(always)]
 pub fn locate<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> Spot {
-    let mut spot = Spot::none(Found::Nothing);
+    let mut spot = Spot::of_key(tables, key);
     spot.found = scan(tables, key, &mut spot);
     spot
 }
 
-/// [`locate`]: a scalar comes back, the rest by reference; where nothing is found, a free slot of the first set, if it has one.
+/// [`locate`] of a key whose hash `into` tells: a scalar comes back, the rest by reference; where nothing is found, a free slot of the first set,
+/// if it has one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
-    let hash = key.hash(tables.config(config::TABLE_SEED));
+    let hash = into.hash;
+    debug_assert_eq!(hash, table::hash(tables, key), "a spot of another key");
     let sets = candidates(hash, tables.flows::<F>().mask());
     for _ in 0..TRIES {
         into.vacant = false;
@@ -99,7 +101,6 @@ pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot
         for index in sets {
             let seen = tables.scan_set(index, hash, key, into);
             if seen & seen_in_set::ENTRY != 0 {
-                into.home = sets[0];
                 return Found::Entry;
             }
             changing |= seen & seen_in_set::CHANGING != 0;
@@ -126,7 +127,7 @@ pub mod seen_in_set {
     pub const SPILLED: u32 = 4;
 }
 
-/// Looks for `key`, whose hash is `hash`, in one set; tells what it has seen ([`seen_in_set`]), and an entry's spot but for its home, or
+/// Looks for `key`, whose hash is `hash`, in one set; tells what it has seen ([`seen_in_set`]), and an entry's spot, or
 /// its first free slot, unless there is one already. Called through [`Tables::scan_set`].
 #[inline(always)]
 pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {
@@ -140,7 +141,7 @@ pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, ke
         bits |= control.state;
         if control.phase() == LIVE {
             if slot::holds(set, base, control.version, afresh(key)) {
-                *into = Spot::new(index, index, base, control);
+                *into = Spot::new(index, hash, base, control);
                 return seen_in_set::ENTRY;
             }
         } else if control.phase() == FREE {
@@ -148,7 +149,7 @@ pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, ke
                 *into = Spot {
                     found: Found::Nothing,
                     vacant: true,
-                    ..Spot::new(index, index, base, control)
+                    ..Spot::new(index, hash, base, control)
                 };
             }
         } else if control.last_seen == tag(hash) {
@@ -168,7 +169,7 @@ pub(super) const fn tag(hash: u64) -> u32 {
     (hash >> 28) as u32
 }
 
-/// Finds where `key` stands and whether it is rewritten to `src` and `dst` there. Called through [`Tables::seek`].
+/// Finds where `key`, whose hash `into` tells, stands and whether it is rewritten to `src` and `dst` there. Called through [`Tables::seek`].
 #[inline(always)]
 pub fn seek<F: TableFamily, T: Tables>(
     tables: &T,
@@ -187,7 +188,7 @@ pub fn seek<F: TableFamily, T: Tables>(
     }
 }
 
-/// Finds where the twin of an entry stands whose key is `key`; `twin` is its twin's.
+/// Finds where the twin of an entry stands whose key is `key`; `twin` is its twin's, whose hash `into` tells.
 #[inline(always)]
 pub fn seek_twin<F: TableFamily, T: Tables>(tables: &T, twin: &Key<F>, key: &Key<F>, into: &mut Spot) -> Seen {
     tables.seek(twin, &key.dst, &key.src, into)

@@ -20,10 +20,10 @@
 use crate::access::{SetRef, Slots, TableFamily, Tables};
 use crate::flow::contend::{self, Half};
 use crate::flow::search::{Found, scan, seek_twin, tag};
-use crate::flow::slot::{self, Entry, Seen};
+use crate::flow::slot::{self, Entry, Key, Seen};
 use crate::flow::state::{self, BUSY, Control, FREE, LIVE, PHASE, SHARED, SPILLED, SPILLED_ONE};
 use crate::layout::config;
-use crate::slots::home;
+use crate::slots;
 
 /// How often a changing slot is read again, and a lost race for a control word is run again.
 pub const TRIES: usize = 4;
@@ -41,12 +41,12 @@ pub struct Spot {
     pub found: Found,
     /// A free slot of the key's first set, in which the entry can be entered that was not found.
     pub vacant: bool,
+    /// Index of the slot's control word in the set.
+    pub base: u16,
     /// Index of the set.
     pub set: u32,
-    /// Index of the key's first set.
-    pub home: u32,
-    /// Index of the slot's control word in the set.
-    pub base: u32,
+    /// Hash of the key under the table's seed; what is looked for or inserted begins with it.
+    pub hash: u64,
     /// The control word that was read.
     pub control: Control,
 }
@@ -58,9 +58,9 @@ impl Spot {
         Self {
             found,
             vacant: false,
-            set: 0,
-            home: 0,
             base: 0,
+            set: 0,
+            hash: 0,
             control: Control {
                 version: 0,
                 state: 0,
@@ -71,15 +71,36 @@ impl Spot {
 
     /// An entry's spot.
     #[inline(always)]
-    pub(super) const fn new(set: u32, home: u32, base: usize, control: Control) -> Self {
+    pub(super) const fn new(set: u32, hash: u64, base: usize, control: Control) -> Self {
         Self {
             found: Found::Entry,
             vacant: false,
+            base: base as u16,
             set,
-            home,
-            base: base as u32,
+            hash,
             control,
         }
+    }
+
+    /// Nothing yet of a key.
+    #[inline(always)]
+    pub fn of_key<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> Self {
+        let mut spot = Self::none(Found::Nothing);
+        spot.aim(tables, key);
+        spot
+    }
+
+    /// Aims at a key: it is looked for or inserted next.
+    #[inline(always)]
+    pub fn aim<F: TableFamily, T: Tables>(&mut self, tables: &T, key: &Key<F>) {
+        self.vacant = false;
+        self.hash = hash(tables, key);
+    }
+
+    /// Index of the key's first set.
+    #[inline(always)]
+    pub fn home<F: TableFamily, T: Tables>(&self, tables: &T) -> u32 {
+        slots::home(self.hash, tables.flows::<F>().mask())
     }
 
     /// Replaces the control word if nobody changed it since it was read.
@@ -92,23 +113,24 @@ impl Spot {
             .is_some_and(|set| set.cas(self.base as usize, old, new.word()) == old)
     }
 
-    /// Whether the entry stands in its second set.
-    #[inline(always)]
-    const fn is_spilled(&self) -> bool {
-        self.set != self.home
-    }
-
     /// Frees the entry if nobody changed it since it was read.
     #[inline(always)]
     pub fn free<F: TableFamily, T: Tables>(&self, tables: &T) -> bool {
         tables.flows::<F>().set(self.set).is_some_and(|set| {
             let freed = free(set, self.base as usize, self.control);
-            if freed && self.is_spilled() {
-                tables.recount::<F>(self.home, false);
+            let home = self.home::<F, T>(tables);
+            if freed && self.set != home {
+                tables.recount::<F>(home, false);
             }
             freed
         })
     }
+}
+
+/// The hash of a key in the table.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(super) fn hash<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> u64 {
+    key.hash(tables.config(config::TABLE_SEED))
 }
 
 /// What came of an insertion.
@@ -172,8 +194,8 @@ pub fn recount_in<S: Slots>(table: S, home: u32, more: bool) -> bool {
     false
 }
 
-/// Inserts both halves of a flow, `entry` and `reply`. `flow_state` is its initial state, `spare` room to work in; `spots`, those of reply
-/// and forward half and one more, are room, too, but for the first two where a look-up for the half has left them vacant.
+/// Inserts both halves of a flow, `entry` and `reply`. `flow_state` is its initial state, `spare` room to work in; `spots` are those of reply
+/// and forward half, which tell the half's hash and perhaps what a look-up for it has left vacant, and one more as room.
 ///
 /// `reply_stands` says that the caller found the very same reply half already (an orphan, or another CPU's): it is kept.
 #[inline(always)]
@@ -232,7 +254,7 @@ fn stands_still<F: TableFamily, T: Tables>(tables: &T, spot: &Spot) -> bool {
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own: &Spot) -> bool {
     spare.key = entry.key.twin(entry.rewrite);
-    let mut spot = Spot::none(Found::Nothing);
+    let mut spot = Spot::of_key(tables, &spare.key);
     for _ in 0..TRIES {
         let twin = seek_twin(tables, &spare.key, &entry.key, &mut spot);
         if matches!(twin, Seen::Same | Seen::Changing) {
@@ -245,7 +267,7 @@ fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: 
     false
 }
 
-/// Inserts the reply half of a forward entry whose own was lost. True when it stands now.
+/// Inserts the reply half of a forward entry whose own was lost. True when it stands now. The first of `spots` tells its hash.
 #[inline(always)]
 pub fn insert_reply<F: TableFamily, T: Tables>(
     tables: &T,
@@ -259,7 +281,7 @@ pub fn insert_reply<F: TableFamily, T: Tables>(
     matches!(half, Half::Stands | Half::Same)
 }
 
-/// Inserts one entry, tells its spot, and settles with its equals. `spare` and `twin` are room to work in, and `spot` where it is not vacant.
+/// Inserts one entry, tells its spot, and settles with its equals. `spot` is as for [`insert`]; `spare` and `twin` are room to work in.
 #[inline(always)]
 pub fn insert_half<F: TableFamily, T: Tables>(
     tables: &T,
@@ -277,7 +299,7 @@ pub fn insert_half<F: TableFamily, T: Tables>(
 }
 
 /// Inserts one entry, in `spot` where that is vacant, never in place of its own twin, and tells its spot (false where no slot could be
-/// had); `spare` holds an evicted entry while its twin is freed, `twin` spots of twins. Called through [`Tables::insert`].
+/// had). `spot` tells the entry's hash; `spare` holds an evicted entry while its twin is freed, `twin` spots of twins. Called through [`Tables::insert`].
 #[inline(always)]
 pub fn insert<F: TableFamily, T: Tables>(
     tables: &T,
@@ -287,18 +309,19 @@ pub fn insert<F: TableFamily, T: Tables>(
     spot: &mut Spot,
     twin: &mut Spot,
 ) -> bool {
-    let hash = entry.key.hash(tables.config(config::TABLE_SEED));
+    debug_assert_eq!(spot.hash, hash(tables, &entry.key), "a spot of another key");
     twin.found = Found::Nothing;
     for _ in 0..INSERT_TRIES {
-        if !spot.vacant && !tables.choose::<F>(hash, twin, spot) {
+        if !spot.vacant && !tables.choose::<F>(twin, spot) {
             return false;
         }
         spot.vacant = false;
         // Only who displaces another may meet its own twin.
         if spot.control.phase() != FREE {
             spare.key = entry.key.twin(entry.rewrite);
+            twin.aim(tables, &spare.key);
             twin.found = scan(tables, &spare.key, twin);
-            if twin.found == Found::Entry && !tables.choose::<F>(hash, twin, spot) {
+            if twin.found == Found::Entry && !tables.choose::<F>(twin, spot) {
                 return false;
             }
         }
@@ -310,23 +333,23 @@ pub fn insert<F: TableFamily, T: Tables>(
         let taken = Control {
             version: victim.next_version(),
             state: BUSY | victim.state & SPILLED,
-            last_seen: tag(hash),
+            last_seen: tag(spot.hash),
         };
-        if spot.is_spilled() && !tables.recount::<F>(spot.home, true) {
+        let home = spot.home::<F, T>(tables);
+        if spot.set != home && !tables.recount::<F>(home, true) {
             return false;
         }
         if !spot.swap::<F, T>(tables, taken) {
-            if spot.is_spilled() {
-                tables.recount::<F>(spot.home, false);
+            if spot.set != home {
+                tables.recount::<F>(home, false);
             }
             continue;
         }
         // The words are the victim's until they are written, and whoever has won the slot sees them whole.
         if victim.phase() == LIVE && slot::decode_into(&set, base, victim.version, spare) {
-            let hash = spare.key.hash(tables.config(config::TABLE_SEED));
-            let home = home(hash, tables.flows::<F>().mask());
-            if home != spot.set {
-                tables.recount::<F>(home, false);
+            let its_home = slots::home(hash(tables, &spare.key), tables.flows::<F>().mask());
+            if its_home != spot.set {
+                tables.recount::<F>(its_home, false);
             }
             evict_twin(tables, spare, twin);
         }
@@ -361,6 +384,7 @@ fn publish<S: SetRef>(set: S, base: usize, taken: Control, flow_state: u16, now:
 #[inline(always)]
 fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>, twin: &mut Spot) {
     victim.turn();
+    twin.aim(tables, &victim.key);
     for _ in 0..EVICT_TRIES {
         let seen = tables.seek(&victim.key, &victim.rewrite.src, &victim.rewrite.dst, twin);
         if seen != Seen::Same || twin.free::<F, T>(tables) {
@@ -385,6 +409,7 @@ pub fn free_pair<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, spare: &mut
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn free_twin<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, twin: &mut Spot) {
     spare.key = entry.key.twin(entry.rewrite);
+    twin.aim(tables, &spare.key);
     if seek_twin(tables, &spare.key, &entry.key, twin) == Seen::Same {
         twin.free::<F, T>(tables);
     }
@@ -437,7 +462,7 @@ pub fn touch_twin<F: TableFamily, T: Tables>(
     now: u32,
 ) -> Twin {
     spare.key = entry.key.twin(entry.rewrite);
-    let mut twin = Spot::none(Found::Nothing);
+    let mut twin = Spot::of_key(tables, &spare.key);
     match seek_twin(tables, &spare.key, &entry.key, &mut twin) {
         Seen::Nothing => Twin::Lost,
         Seen::Other => Twin::Taken,

@@ -48,8 +48,11 @@ pub fn begin<F: TableFamily, P: Packet, T: Tables>(
     if verdict.reason == Reason::NewFlow {
         return Step::next(Stage::Enter);
     }
-    if connects(work.ports.tcp_flags) && search::scan(tables, &work.entry.key, &mut work.spots[0]) != Found::Nothing {
-        return Step::next(Stage::Note);
+    if connects(work.ports.tcp_flags) {
+        work.spots[0].aim(tables, &work.entry.key);
+        if search::scan(tables, &work.entry.key, &mut work.spots[0]) != Found::Nothing {
+            return Step::next(Stage::Note);
+        }
     }
     Step::done(verdict)
 }
@@ -203,11 +206,9 @@ fn first_state(protocol: u8, tcp_flags: u8) -> u16 {
 /// The stage that enters a flow in the table as `begin` or `note` decided.
 #[inline(always)]
 pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<F::Addr> {
-    for spot in &mut work.spots {
-        spot.vacant = false;
-    }
+    turn(work);
     if work.task == Task::Reply {
-        turn(work);
+        work.spots[0].aim(tables, &work.reply.key);
         // An answer that nobody un-translates would reset the client.
         if !table::insert_reply(tables, &work.reply, &mut work.spare, &mut work.spots, work.flow_state) {
             return Step::done(Verdict::drop(Reason::FlowTableFull));
@@ -215,6 +216,7 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
         tables.count(Reason::Healed);
         return Step::next(Stage::Translate);
     }
+    work.spots[1].aim(tables, &work.entry.key);
     if !announce(tables, work) {
         return Step::done(Verdict::drop(Reason::PortsExhausted));
     }
@@ -275,21 +277,26 @@ fn turn<F: TableFamily>(work: &mut Work<F>) {
     work.entry.twin_into(answers, &mut work.reply);
 }
 
-/// Makes the reply half of a flow that begins, under the port that is tried first. For a SYN, which nobody has looked for, asks memory for the places of
+/// Gives the reply half of a flow that begins the port that is tried first. For a SYN, which nobody has looked for, asks memory for the places of
 /// both halves before the first is read. False where there is no port.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn announce<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> bool {
-    turn(work);
-    let Some(port) = tried_port(tables, work, 0) else {
+    let is_there = try_port(tables, work, 0);
+    if is_there && connects(work.ports.tcp_flags) {
+        tables.fetch::<F>(work.spots[0].hash);
+        tables.fetch::<F>(work.spots[1].hash);
+    }
+    is_there
+}
+
+/// Gives the reply half the source port that is tried at step `i`, and its spot the hash that follows; false where there is no port.
+#[inline(always)]
+fn try_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, i: u32) -> bool {
+    let Some(port) = tried_port(tables, work, i) else {
         return false;
     };
     work.reply.key.dst.port = port;
-    if connects(work.ports.tcp_flags) {
-        let seed = tables.config(config::TABLE_SEED);
-        let (hash, answers) = (work.entry.key.hash(seed), work.reply.key.hash(seed));
-        tables.fetch::<F>(answers);
-        tables.fetch::<F>(hash);
-    }
+    work.spots[0].aim(tables, &work.reply.key);
     true
 }
 
@@ -313,7 +320,7 @@ fn tried_port<F: TableFamily, T: Tables>(tables: &T, work: &Work<F>, i: u32) -> 
     if entry.place.hooks & Hook::UPLINK_IN != 0 && entry.place.way == Way::Stack as u8 {
         first += all - count;
     }
-    let start = hash::scale(entry.key.hash(!tables.config(config::TABLE_SEED)), count);
+    let start = hash::scale(hash::again(work.spots[1].hash), count);
     Some((first + (start + i * PORT_STEP) % count) as u16)
 }
 
@@ -323,11 +330,8 @@ fn tried_port<F: TableFamily, T: Tables>(tables: &T, work: &Work<F>, i: u32) -> 
 fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Port {
     let own_port = work.task == Task::PairOwnPort;
     for i in 0..=PORT_TRIES {
-        if i != 0 {
-            let Some(port) = tried_port(tables, work, i) else {
-                return Port::None;
-            };
-            work.reply.key.dst.port = port;
+        if i != 0 && !try_port(tables, work, i) {
+            return Port::None;
         }
         let [spot, _, twin] = &mut work.spots;
         let seen = search::seek_twin(tables, &work.reply.key, &work.entry.key, spot);

@@ -1,7 +1,6 @@
 //! Two CPUs that enter flows at the same time.
 
 use lb_common::flow::contend::Half;
-use lb_common::flow::search::Found;
 use lb_common::flow::state::LIVE;
 use lb_common::flow::table::{self, Inserted, Spot};
 use loom::thread;
@@ -15,7 +14,7 @@ fn one_entry_entered_by_two_cpus_stands_once() {
         let other = model.clone();
         let insert = |model: &crate::model::Model| {
             let mut spare = lb_common::flow::Entry::empty();
-            let [mut spot, mut twin] = [Spot::none(Found::Nothing); 2];
+            let [mut spot, mut twin] = [Spot::of_key(&model, &flow(1, 20_000).key); 2];
             table::insert_half(&model, &flow(1, 20_000), &mut spare, LIVE, &mut spot, &mut twin)
         };
         let thread = thread::spawn(move || insert(&other));

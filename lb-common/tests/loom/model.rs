@@ -226,7 +226,7 @@ pub(crate) fn reply_of(forward: &Entry<V4>) -> Entry<V4> {
 
 /// Enters both halves of a flow, as a packet does.
 pub(crate) fn enter(model: &Model, forward: Entry<V4>, state: u16) -> Inserted {
-    enter_at(model, &forward, [Spot::none(Found::Nothing); 3], state)
+    enter_at(model, &forward, spots(model, &forward), state)
 }
 
 /// Enters both halves of a flow after look-ups left these spots.
@@ -242,9 +242,14 @@ pub(crate) fn enter_at(model: &Model, forward: &Entry<V4>, mut spots: [Spot; 3],
     )
 }
 
+/// Spots of both halves of a flow that nobody has looked for, and room for one more.
+fn spots(model: &Model, forward: &Entry<V4>) -> [Spot; 3] {
+    [&reply_of(forward), forward, forward].map(|half| Spot::of_key(&model, &half.key))
+}
+
 /// Looks for both halves of a flow, of which none stands.
 pub(crate) fn look_up(model: &Model, forward: &Entry<V4>) -> [Spot; 3] {
-    let mut spots = [Spot::none(Found::Nothing); 3];
+    let mut spots = spots(model, forward);
     for (half, spot) in [&reply_of(forward), forward].into_iter().zip(&mut spots) {
         assert_eq!(search::scan(&model, &half.key, spot), Found::Nothing);
     }

@@ -23,7 +23,7 @@ fn find(model: &Model, key: &Key<V4>) -> (Found, Option<Entry<V4>>) {
 }
 
 fn insert(model: &Model, entry: &Entry<V4>) {
-    let [mut spot, mut twin] = [Spot::none(Found::Nothing); 2];
+    let [mut spot, mut twin] = [Spot::of_key(&model, &entry.key); 2];
     table::insert_half(&model, entry, &mut Entry::empty(), LIVE, &mut spot, &mut twin);
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use lb_common::access::{Route, RouteKind, SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
-use lb_common::flow::search::{self, Found};
+use lb_common::flow::search;
 use lb_common::flow::slot::{self, Entry, Key, Place, Rewrite};
 use lb_common::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, LIVE, REPLIED, REPLY_HALF, RESET, SPILLED};
 use lb_common::flow::table::{self, Inserted, Spot};
@@ -95,7 +95,7 @@ fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, 
         forward,
         &answers,
         &mut Entry::empty(),
-        &mut [Spot::none(Found::Nothing); 3],
+        &mut [&answers, forward, forward].map(|half| Spot::of_key(tables, &half.key)),
         state,
         false,
     );
@@ -368,7 +368,8 @@ fn fill<F: TableFamily>(store: &MemoryStore, numbers: &mut Numbers, flows: usize
         };
         let mut reply = Entry::empty();
         entry.twin_into(place, &mut reply);
-        let (mut spare, mut spots) = (Entry::empty(), [Spot::none(Found::Nothing); 3]);
+        let mut spare = Entry::empty();
+        let mut spots = [&reply, &entry, &entry].map(|half| Spot::of_key(&tables, &half.key));
         // One that finds no room is left out.
         table::insert_pair(&tables, &entry, &reply, &mut spare, &mut spots, LIVE | state, false);
         let half = search::locate(&tables, &[key, key.twin(rewrite)][numbers.below(2) as usize]);

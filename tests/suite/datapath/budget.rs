@@ -33,7 +33,7 @@ const BUDGETS: [Budget; 9] = [
     budget("uplink_xdp", 29_500, 35_500, [352; 2]),
     budget("note_", 9_500, 26_500, [448, 512]),
     budget("begin_", 60_000, 33_500, [448, 512]),
-    budget("enter_", 52_000, 54_000, [416, 480]),
+    budget("enter_", 52_000, 50_500, [416, 480]),
     budget("translate_", 14_000, 17_500, [224, 256]),
     budget("control_", 37_500, 33_500, [384, 480]),
     budget("answer_", 6_400, 25_500, [192, 224]),
