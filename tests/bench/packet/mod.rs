@@ -9,8 +9,8 @@
 //! At XDP the same flows are met by the same tables; what it costs a frame is measured by a loop of its own.
 //! Of a row the loop around it is taken off (writing the frame, measured with a target that does nothing, at the same number of
 //! frames) and the yardsticks' bare loop is put on, so that both sides of a ratio hold the same loop. Every packet but the last of a
-//! row is looked at: addresses and ports must be those of a translated one. Rows are taken several times a round, each time beside their
-//! yardstick (`sample`). Flows that stand have been noted just before.
+//! row is looked at: addresses and ports must be those of a translated one. Rows are taken several times a round, one after the other, each time
+//! beside their yardstick (`sample`). Flows that stand have been noted just before.
 
 mod flood;
 mod programs;
@@ -26,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, ensure};
 use steerway::flows::Flow;
 
-use self::sample::{Sampled, around, by_bare_loop, packets};
+use self::sample::{SAMPLES, Sampled, Samples, around, by_bare_loop, packets};
 use self::scene::{MOST_FLOWS, OTHERS_HOSTS, Scene, TABLE_FLOWS, client, cluster, frontend, to_backends, to_clients};
 use crate::figures::Figures;
 use crate::frames::{Frames, Kind};
@@ -238,22 +238,28 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
     look_ups(programs, name, all)?;
     let established = Frames::new(v6, traffic.flags("A"), LENGTH);
     let first = established.first();
-    for (direction, ends, sign) in [("forward", &forward, out), ("reply", &back, restored)] {
-        lay_out(programs, &established, ends);
-        for flows in SIZES {
-            scene.note_all()?;
-            for (place, target) in incoming.both() {
-                let row = Sampled {
-                    name: format!("{place:?} {direction} {name} {flows}"),
-                    place,
-                    first: &first,
-                    flows,
-                    mends: true,
-                };
-                row.measure(programs, all, |programs| settled(programs, target, &first, flows, sign))?;
+    let mut samples = Samples::default();
+    for _ in 0..SAMPLES {
+        for (direction, ends, sign) in [("forward", &forward, out), ("reply", &back, restored)] {
+            lay_out(programs, &established, ends);
+            for flows in SIZES {
+                scene.note_all()?;
+                for (place, target) in incoming.both() {
+                    let row = Sampled {
+                        name: format!("{place:?} {direction} {name} {flows}"),
+                        place,
+                        first: &first,
+                        flows,
+                        mends: true,
+                    };
+                    row.sample(programs, &mut samples, |programs| {
+                        settled(programs, target, &first, flows, sign)
+                    })?;
+                }
             }
         }
     }
+    samples.note(all);
     all.note(format!("sweep {name}"), by_all_processors(|| scene.sweep())?);
     for threads in READERS {
         all.note(format!("words {name} {threads}"), scene.words(threads)?);
@@ -368,21 +374,25 @@ fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut
     let from = client(traffic.v6, 0);
     let to = SocketAddr::new(scene.world.node(2).ip_like(frontend(traffic.v6).ip()), PORT);
     lay_out(programs, &frames, &[(from, to)]);
-    for hook in HOOKS {
-        let target = agents(hook, scene.table_id(traffic.v6)?)?;
-        let untouched = Sign::between(End::exactly(from), End::exactly(to));
-        let first = frames.first();
-        let row = Sampled {
-            name: format!("stranger {} {hook}", traffic.name()),
-            place: target.place(),
-            first: &first,
-            flows: 1,
-            mends: false,
-        };
-        row.measure(programs, all, |programs| {
-            programs.packets(&target, &first, 1, packets(1), Some(untouched))
-        })?;
+    let untouched = Sign::between(End::exactly(from), End::exactly(to));
+    let first = frames.first();
+    let mut samples = Samples::default();
+    for _ in 0..SAMPLES {
+        for hook in HOOKS {
+            let target = agents(hook, scene.table_id(traffic.v6)?)?;
+            let row = Sampled {
+                name: format!("stranger {} {hook}", traffic.name()),
+                place: target.place(),
+                first: &first,
+                flows: 1,
+                mends: false,
+            };
+            row.sample(programs, &mut samples, |programs| {
+                programs.packets(&target, &first, 1, packets(1), Some(untouched))
+            })?;
+        }
     }
+    samples.note(all);
     Ok(())
 }
 

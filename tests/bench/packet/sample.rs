@@ -1,8 +1,11 @@
-//! One row taken several times in a round, each time with its yardstick and its loops just before.
+//! Samples of rows, several a round, each with its yardstick and its loops just before.
 //!
-//! In: what is measured, and the look-up that it is held against. Out: the medians of its samples: nanoseconds, those less the helpers that
-//! mend checksums at tc, and their ratio to the yardstick. What else a machine does changes its pace for tenths of seconds or for minutes;
-//! what is compared is therefore measured within one such moment, and a ratio is one sample's before it is a median.
+//! In: what is measured, and the look-up that it is held against. Out: the medians of a row's samples: nanoseconds, those less the helpers that
+//! mend checksums at tc, and their ratio to the yardstick. What else a machine does changes the pace of its memory for tenths of seconds, or for
+//! tens of them; what is compared is therefore measured within one such moment, a ratio is one sample's before it is a median, and the samples of
+//! a row lie as far apart as those of all others.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 
@@ -10,15 +13,8 @@ use super::{All, MOST_FLOWS};
 use crate::figures::Figures;
 use crate::programs::{Place, Programs};
 
-/// Flows up to which a row is taken so often in a round; those of more are taken [`LEAST`] times.
-const TIMES: [(usize, usize); 2] = [(1_000, 7), (64_000, 5)];
-const LEAST: usize = 2;
-
-/// How often a row of so many flows is taken.
-pub(super) fn times(flows: usize) -> usize {
-    let known = TIMES.iter().find(|(most, _)| flows <= *most);
-    known.map_or(LEAST, |(_, times)| *times)
-}
+/// How often a row is taken in a round.
+pub(super) const SAMPLES: usize = 5;
 
 /// Packets of one sample: each flow at least once.
 pub(super) fn packets(flows: usize) -> u32 {
@@ -41,31 +37,47 @@ pub(super) struct Sampled<'a> {
 }
 
 impl Sampled<'_> {
-    /// Notes its figures: under its name nanoseconds with the bare loop in place of its own, under that and `less` without the helpers,
-    /// under that and `ratio` those in look-ups.
-    pub(super) fn measure(
+    /// Takes one sample.
+    pub(super) fn sample(
         &self,
         programs: &mut Programs,
-        all: &mut All,
-        mut take: impl FnMut(&mut Programs) -> Result<f64>,
+        samples: &mut Samples,
+        take: impl FnOnce(&mut Programs) -> Result<f64>,
     ) -> Result<()> {
-        let (mut net, mut less, mut ratio) = <(Figures, Figures, Figures)>::default();
-        for _ in 0..times(self.flows) {
-            let look_up = programs.yardstick("lru_lookup", self.flows as u64, packets(self.flows))?;
-            let helpers = if self.mends && self.place == Place::Tc {
-                checksums(programs)? - bare_loop(programs)?
-            } else {
-                0.0
-            };
-            let cost = by_bare_loop(programs, self.place, self.first, self.flows, &mut take)?;
-            net.push(cost);
-            less.push(cost - helpers);
-            ratio.push((cost - helpers) / look_up);
+        let look_up = programs.yardstick("lru_lookup", self.flows as u64, packets(self.flows))?;
+        let helpers = if self.mends && self.place == Place::Tc {
+            checksums(programs)? - bare_loop(programs)?
+        } else {
+            0.0
+        };
+        let cost = by_bare_loop(programs, self.place, self.first, self.flows, take)?;
+        let figures = [
+            ("", cost),
+            (" less", cost - helpers),
+            (" ratio", (cost - helpers) / look_up),
+        ];
+        for (what, figure) in figures {
+            samples
+                .0
+                .entry(format!("{}{what}", self.name))
+                .or_default()
+                .push(figure);
         }
-        all.note(self.name.clone(), net.median());
-        all.note(format!("{} less", self.name), less.median());
-        all.note(format!("{} ratio", self.name), ratio.median());
         Ok(())
+    }
+}
+
+/// A round's samples: under a row's name nanoseconds with the bare loop in place of its own, under that and `less` without the helpers, under
+/// that and `ratio` those in look-ups.
+#[derive(Default)]
+pub(super) struct Samples(BTreeMap<String, Figures>);
+
+impl Samples {
+    /// Notes the medians.
+    pub(super) fn note(self, all: &mut All) {
+        for (name, figures) in self.0 {
+            all.note(name, figures.median());
+        }
     }
 }
 

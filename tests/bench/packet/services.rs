@@ -8,7 +8,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::sample::{bare_loop, by_bare_loop, times};
+use super::sample::{SAMPLES, bare_loop, by_bare_loop};
 use super::scene::{OTHERS_HOSTS, Scene, client, from_others, others_frontend, to_clients, to_others};
 use super::{All, Ends, Incoming, LENGTH, in_scene, lay_out, settled};
 use crate::figures::Figures;
@@ -56,7 +56,7 @@ pub(super) fn measure(programs: &mut Programs, scenes: &[(usize, Scene)], all: &
         }
         for place in [Place::Xdp, Place::Tc] {
             let mut costs = vec![Figures::default(); scenes.len()];
-            for _ in 0..times(HOT) {
+            for _ in 0..SAMPLES {
                 for (hot, costs) in each().zip(&mut costs) {
                     costs.push(hot.in_its_scene(programs, |programs| hot.established(programs, place))?);
                 }
