@@ -37,7 +37,7 @@ pub(crate) trait Hooked: Packet {
     /// The packet of a context.
     fn of(ctx: &Self::Context) -> Self;
     /// Jumps to another stage; returns only if it is not in place.
-    fn jump(ctx: &Self::Context, index: u32);
+    fn jump<const INDEX: u32>(ctx: &Self::Context);
     /// The return value for a verdict on a packet whose IP header starts at `l3`.
     fn act<F: TableFamily>(ctx: &Self::Context, verdict: &Verdict<F::Addr>, l3: usize) -> Self::Code;
 }
@@ -54,8 +54,8 @@ impl Hooked for Skb {
     }
 
     #[inline(always)]
-    fn jump(ctx: &TcContext, index: u32) {
-        stages::jump(ctx, index);
+    fn jump<const INDEX: u32>(ctx: &TcContext) {
+        stages::jump::<INDEX>(ctx);
     }
 
     #[inline(always)]
@@ -87,8 +87,8 @@ impl Hooked for Frame {
     }
 
     #[inline(always)]
-    fn jump(ctx: &XdpContext, index: u32) {
-        stages::jump_xdp(ctx, index);
+    fn jump<const INDEX: u32>(ctx: &XdpContext) {
+        stages::jump_xdp::<INDEX>(ctx);
     }
 
     #[inline(always)]
@@ -155,6 +155,17 @@ pub(crate) fn answering<H: Hooked, F: TableFamily>(ctx: &H::Context) -> H::Code 
     H::act::<F>(ctx, &verdict, l3)
 }
 
+/// Jumps to a stage of a family; goes on only if it is not in place.
+macro_rules! jump {
+    ($hook:ty, $family:ty, $ctx:ident, $stage:ident) => {
+        if <$family>::V6 {
+            <$hook>::jump::<{ stage::$stage + 1 }>($ctx)
+        } else {
+            <$hook>::jump::<{ stage::$stage }>($ctx)
+        }
+    };
+}
+
 /// Concludes or jumps to the next stage.
 #[inline(always)]
 fn go_on<H: Hooked, F: TableFamily>(
@@ -164,14 +175,9 @@ fn go_on<H: Hooked, F: TableFamily>(
     hook: u8,
     l3: usize,
 ) -> H::Code {
-    let next = match step.next {
-        Stage::Done => return conclude::<H, F>(ctx, tables, &step.verdict, hook, l3),
-        Stage::Note => stage::NOTE,
-        Stage::Begin => stage::BEGIN,
-        Stage::Enter => stage::ENTER,
-        Stage::Translate => stage::TRANSLATE,
-        Stage::Control => stage::CONTROL,
-    };
+    if step.next == Stage::Done {
+        return conclude::<H, F>(ctx, tables, &step.verdict, hook, l3);
+    }
     Handover {
         hook,
         l3,
@@ -179,7 +185,14 @@ fn go_on<H: Hooked, F: TableFamily>(
         mtu: 0,
     }
     .put();
-    H::jump(ctx, next + F::V6 as u32);
+    match step.next {
+        Stage::Done => {}
+        Stage::Note => jump!(H, F, ctx, NOTE),
+        Stage::Begin => jump!(H, F, ctx, BEGIN),
+        Stage::Enter => jump!(H, F, ctx, ENTER),
+        Stage::Translate => jump!(H, F, ctx, TRANSLATE),
+        Stage::Control => jump!(H, F, ctx, CONTROL),
+    }
     missing::<H>(tables)
 }
 
@@ -201,7 +214,7 @@ fn conclude<H: Hooked, F: TableFamily>(
             mtu: verdict.mtu,
         }
         .put();
-        H::jump(ctx, stage::ANSWER + F::V6 as u32);
+        jump!(H, F, ctx, ANSWER);
         return missing::<H>(tables);
     }
     H::act::<F>(ctx, verdict, l3)

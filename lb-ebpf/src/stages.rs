@@ -7,6 +7,9 @@
     reason = "map values are reached through the pointers that the kernel hands out"
 )]
 
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::{PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -81,14 +84,38 @@ impl Handover {
 
 /// Jumps to another stage at XDP; returns only if it is not in place.
 #[inline(always)]
-pub(crate) fn jump_xdp(ctx: &XdpContext, index: u32) {
-    // SAFETY: the context is the program's own.
-    unsafe { STAGES_XDP.tail_call(ctx, index) };
+pub(crate) fn jump_xdp<const INDEX: u32>(ctx: &XdpContext) {
+    tail_call::<INDEX>(ctx.as_ptr(), (&raw const STAGES_XDP).cast());
 }
 
 /// Jumps to another stage at tc; returns only if it is not in place.
 #[inline(always)]
-pub(crate) fn jump(ctx: &TcContext, index: u32) {
-    // SAFETY: the context is the program's own.
-    unsafe { STAGES.tail_call(ctx, index) };
+pub(crate) fn jump<const INDEX: u32>(ctx: &TcContext) {
+    tail_call::<INDEX>(ctx.as_ptr(), (&raw const STAGES).cast());
+}
+
+/// `bpf_tail_call` of the program at `INDEX` of a program array.
+///
+/// The kernel makes a plain jump of a tail call whose index is one number at that place, and else one through a pointer, which costs what
+/// keeps a processor from guessing where that leads. A compiler makes one call of several that differ in the index alone; of this one it cannot.
+#[inline(always)]
+fn tail_call<const INDEX: u32>(ctx: *mut c_void, programs: *const c_void) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the context is the program's own and the array a map of programs of its kind, which the verifier checks; a helper's call leaves
+    // nothing in these registers.
+    unsafe {
+        core::arch::asm!(
+            "r3 = {index}",
+            "call 12",
+            index = const INDEX,
+            out("r0") _,
+            inlateout("r1") ctx => _,
+            inlateout("r2") programs => _,
+            out("r3") _,
+            out("r4") _,
+            out("r5") _,
+        );
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = (ctx, programs);
 }
