@@ -86,11 +86,11 @@ fn entry(client: u16, backend: u32) -> Entry<V4> {
     }
 }
 
-/// Inserts both halves as the packet path does.
-fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, reply: Place, state: u16) {
+/// Inserts both halves as the packet path does, if there is room.
+fn enter<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, reply: Place, state: u16) -> Inserted {
     let mut answers = Entry::empty();
     forward.twin_into(reply, &mut answers);
-    let inserted = table::insert_pair(
+    table::insert_pair(
         tables,
         forward,
         &answers,
@@ -98,8 +98,12 @@ fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, 
         &mut [&answers, forward, forward].map(|half| Spot::of_key(tables, &half.key)),
         state,
         false,
-    );
-    assert_eq!(inserted, Inserted::Pair);
+    )
+}
+
+/// Inserts both halves, for which there is room.
+fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, reply: Place, state: u16) {
+    assert_eq!(enter(tables, forward, reply, state), Inserted::Pair);
 }
 
 /// Inserts a flow whose packets were last seen at `now`.
@@ -366,12 +370,8 @@ fn fill<F: TableFamily>(store: &MemoryStore, numbers: &mut Numbers, flows: usize
             store,
             surroundings: &at,
         };
-        let mut reply = Entry::empty();
-        entry.twin_into(place, &mut reply);
-        let mut spare = Entry::empty();
-        let mut spots = [&reply, &entry, &entry].map(|half| Spot::of_key(&tables, &half.key));
         // One that finds no room is left out.
-        table::insert_pair(&tables, &entry, &reply, &mut spare, &mut spots, LIVE | state, false);
+        enter(&tables, &entry, place, LIVE | state);
         let half = search::locate(&tables, &[key, key.twin(rewrite)][numbers.below(2) as usize]);
         match numbers.below(4) {
             0 => drop(half.free::<F, _>(&tables)),

@@ -376,10 +376,11 @@ fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut
     lay_out(programs, &frames, &[(from, to)]);
     let untouched = Sign::between(End::exactly(from), End::exactly(to));
     let first = frames.first();
+    let table = scene.table_id(traffic.v6)?;
+    let targets: Vec<_> = HOOKS.iter().map(|hook| agents(hook, table)).collect::<Result<_>>()?;
     let mut samples = Samples::default();
     for _ in 0..SAMPLES {
-        for hook in HOOKS {
-            let target = agents(hook, scene.table_id(traffic.v6)?)?;
+        for (hook, target) in HOOKS.iter().zip(&targets) {
             let row = Sampled {
                 name: format!("stranger {} {hook}", traffic.name()),
                 place: target.place(),
@@ -388,7 +389,7 @@ fn strangers(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut
                 mends: false,
             };
             row.sample(programs, &mut samples, |programs| {
-                programs.packets(&target, &first, 1, packets(1), Some(untouched))
+                programs.packets(target, &first, 1, packets(1), Some(untouched))
             })?;
         }
     }
