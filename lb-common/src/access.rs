@@ -1,14 +1,14 @@
 //! What the pipeline asks of its surroundings. Implemented over kernel maps and packets in lb-ebpf, over plain memory in tests.
 //!
 //! Contract: nothing here blocks or panics; a read out of bounds is `None` or zero; every word is read and written whole
-//! (no tearing); only [`SetRef::cas`] orders memory.
+//! (no tearing); only compare-and-swaps order memory.
 
 use crate::family::{Family, Side, V4, V6};
-use crate::flow::contend::{self, Half};
-use crate::flow::search;
+use crate::flow::contend;
+use crate::flow::search::{self, Found};
 use crate::flow::slot::Seen;
 use crate::flow::state::Control;
-use crate::flow::table::{self, Spot};
+use crate::flow::table::{self, Claimed, Spot};
 use crate::flow::{Entry, Key};
 use crate::layout::{AffinityKey, AffinityValue, Device, FragmentKey};
 use crate::verdict::Reason;
@@ -31,6 +31,14 @@ pub trait Slots: Copy {
     fn mask(self) -> u32;
     /// The set at `index` (≤ mask).
     fn set(self, index: u32) -> Option<Self::Set>;
+}
+
+/// A table of sets with a roll each ([`crate::flow::roll`]).
+pub trait Rolls: Slots {
+    /// Reads the roll of the set at `index`; relaxed.
+    fn roll(self, index: u32) -> u64;
+    /// Compare and swap of it, sequentially consistent; returns the previous value.
+    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64;
 }
 
 /// The most bytes that [`Packet::sum`] sums.
@@ -143,20 +151,25 @@ impl<A: Default> Route<A> {
 /// The tables and the kernel, behind one shared reference.
 pub trait Tables: Sized {
     /// Flow table of family `F`.
-    type Flows<F: TableFamily>: Slots;
+    type Flows<F: TableFamily>: Rolls;
     /// Frontend table of family `F`.
     type Frontends<F: TableFamily>: Slots;
     /// The flow table.
     fn flows<F: TableFamily>(&self) -> Self::Flows<F>;
     /// The frontend table.
     fn frontends<F: TableFamily>(&self) -> Self::Frontends<F>;
-    /// Asks for the first set of a hash, which is read soon, without waiting for it; nothing depends on that.
+    /// Asks for the roll of the first set of a hash, which is read soon, without waiting for it; nothing depends on that.
     #[inline(always)]
     fn fetch<F: TableFamily>(&self, _hash: u64) {}
     /// [`search::scan_set`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {
-        search::scan_set(self, index, hash, key, into)
+    fn scan_set<F: TableFamily>(&self, index: u32, key: &Key<F>, into: &mut Spot) -> Found {
+        search::scan_set(self, index, key, into)
+    }
+    /// [`search::look_at`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn look_at<F: TableFamily>(&self, index: u32, matches: u32, key: &Key<F>, into: &mut Spot) -> Found {
+        search::look_at(self, index, matches, key, into)
     }
     /// [`table::recount`]; an implementation may put a function call round it.
     #[inline(always)]
@@ -168,32 +181,63 @@ pub trait Tables: Sized {
     fn seek<F: TableFamily>(&self, key: &Key<F>, src: &Side<F>, dst: &Side<F>, into: &mut Spot) -> Seen {
         search::seek(self, key, src, dst, into)
     }
-    /// [`table::insert`]; an implementation may put a function call round it.
+    /// [`table::claim`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn insert<F: TableFamily>(
+    fn claim<F: TableFamily>(
         &self,
-        entry: &Entry<F>,
+        key: &Key<F>,
         spare: &mut Entry<F>,
-        state: u16,
-        into: &mut Spot,
-        twin: &mut Spot,
-    ) -> bool {
-        table::insert(self, entry, spare, state, into, twin)
+        spot: &mut Spot,
+        stays: &Spot,
+        room: &mut Spot,
+    ) -> Claimed {
+        table::claim(self, key, spare, spot, stays, room)
+    }
+    /// [`table::claim_at_home`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn claim_at_home<F: TableFamily>(&self, key: &Key<F>, spot: &mut Spot, stays: &Spot) -> Claimed {
+        table::claim_at_home(self, key, spot, stays)
+    }
+    /// [`contend::spill`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn spill<F: TableFamily>(&self, key: &Key<F>, spot: &mut Spot, stays: &Spot) -> Claimed {
+        contend::spill(self, key, spot, stays)
+    }
+    /// [`contend::make_room`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn make_room<F: TableFamily>(
+        &self,
+        spare: &mut Entry<F>,
+        spot: &mut Spot,
+        stays: &Spot,
+        room: &mut Spot,
+    ) -> Claimed {
+        contend::make_room(self, spare, spot, stays, room)
+    }
+    /// [`contend::evict_twin`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn evict_twin<F: TableFamily>(&self, victim: &mut Entry<F>, twin: &mut Spot, but: &Spot) -> bool {
+        contend::evict_twin(self, victim, twin, but)
+    }
+    /// [`table::free_pair`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn free_pair<F: TableFamily>(&self, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot) -> bool {
+        table::free_pair(self, spot, spare, twin)
+    }
+    /// [`table::leave`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn leave<F: TableFamily>(&self, index: u32, base: usize, home: u32) {
+        table::leave::<F, Self>(self, index, base, home);
     }
     /// [`contend::choose`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn choose<F: TableFamily>(&self, twin: &Spot, into: &mut Spot) -> bool {
-        contend::choose::<F, Self>(self, twin, into)
+    fn choose<F: TableFamily>(&self, stays: &Spot, into: &mut Spot) -> bool {
+        contend::choose::<F, Self>(self, stays, into)
     }
     /// [`contend::rank`] of a control word; an implementation may put a function call round it.
     #[inline(always)]
     fn rank(&self, control: u64, now: u32) -> u64 {
         contend::rank(self, Control::from_word(control), now)
-    }
-    /// [`contend::settle`]; an implementation may put a function call round it.
-    #[inline(always)]
-    fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
-        contend::settle(self, entry, own)
     }
     /// Configuration word.
     fn config(&self, word: usize) -> u64;

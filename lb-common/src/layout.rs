@@ -12,7 +12,7 @@
 //! forward_bits, reply_bits   bit-sets of 2^20 bits over addresses                       written by user space
 //! devices         hash: ifindex -> device words                                         written by user space
 //! ranges_v4/6     LPM: service port id, prefix                                          written by user space
-//! flows_v4/6      sets of 4 slots (see crate::flow)                                     written by packets, swept by user space
+//! flows_v4/6      sets of 4 slots, then a roll a set (see crate::flow)                  written by packets, swept by user space
 //! affinity_v4/6   LRU hash: client, service port id -> backend, last new connection     written by packets
 //! fragments_v4/6  LRU hash: datagram -> ports                                           written by packets
 //! epoch           one word, raised when a way out may have changed                      written by user space
@@ -25,7 +25,7 @@
 use crate::family::Family;
 
 /// Version of everything in this file; pins of another version are not reused.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Slots of a set in the frontend and flow tables.
 pub const SET_SLOTS: usize = 4;

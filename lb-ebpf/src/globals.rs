@@ -6,11 +6,11 @@
 #![expect(unsafe_code, reason = "exported names, and pointers that the verifier checks")]
 
 use lb_common::family::{Side, V4, V6};
-use lb_common::flow::contend::{self, Half};
-use lb_common::flow::search;
+use lb_common::flow::contend;
+use lb_common::flow::search::{self, Found};
 use lb_common::flow::slot::Seen;
 use lb_common::flow::state::Control;
-use lb_common::flow::table::{self, Spot};
+use lb_common::flow::table::{self, Claimed, Spot};
 use lb_common::flow::{Entry, Key};
 
 use crate::maps::KernelTables;
@@ -21,18 +21,37 @@ macro_rules! scan_set {
         #[doc = "`search::scan_set` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(index: u32, hash: u64, key: *const Key<$family>, into: *mut Spot) -> u32 {
+        pub(crate) extern "C" fn $name(index: u32, key: *const Key<$family>, into: *mut Spot) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
             let (Some(key), Some(into)) = (unsafe { key.as_ref() }, unsafe { into.as_mut() }) else {
-                return 0;
+                return Found::Busy as u32;
             };
-            search::scan_set(&KernelTables::ANYWHERE, index, hash, key, into)
+            search::scan_set(&KernelTables::ANYWHERE, index, key, into) as u32
         }
     };
 }
 
 scan_set!(scan_set_v4, V4);
 scan_set!(scan_set_v6, V6);
+
+/// For looking at the slots of a set whose tags are a key's.
+macro_rules! look_at {
+    ($name:ident, $family:ty) => {
+        #[doc = "`search::look_at` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(index: u32, matches: u32, key: *const Key<$family>, into: *mut Spot) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (Some(key), Some(into)) = (unsafe { key.as_ref() }, unsafe { into.as_mut() }) else {
+                return Found::Busy as u32;
+            };
+            search::look_at(&KernelTables::ANYWHERE, index, matches, key, into) as u32
+        }
+    };
+}
+
+look_at!(look_at_v4, V4);
+look_at!(look_at_v6, V6);
 
 /// For counting spilled entries.
 macro_rules! recount {
@@ -74,30 +93,138 @@ macro_rules! seek {
 seek!(seek_v4, V4);
 seek!(seek_v6, V6);
 
-/// For inserting an entry.
-macro_rules! insert {
+/// For taking a slot.
+macro_rules! claim {
     ($name:ident, $family:ty) => {
-        #[doc = "`table::insert` as a global function of the object."]
+        #[doc = "`table::claim` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
         pub(crate) extern "C" fn $name(
-            entry: *const Entry<$family>,
+            key: *const Key<$family>,
             spare: *mut Entry<$family>,
-            state: u32,
-            into: *mut Spot,
-            twin: *mut Spot,
+            spot: *mut Spot,
+            stays: *const Spot,
+            room: *mut Spot,
         ) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (entry, spare) = unsafe { (entry.as_ref(), spare.as_mut()) };
+            let (key, spare, spot) = unsafe { (key.as_ref(), spare.as_mut(), spot.as_mut()) };
             // SAFETY: as above.
-            let (into, twin) = unsafe { (into.as_mut(), twin.as_mut()) };
-            let (Some(entry), Some(spare), Some(into), Some(twin)) = (entry, spare, into, twin) else {
-                return 0;
+            let (stays, room) = unsafe { (stays.as_ref(), room.as_mut()) };
+            let (Some(key), Some(spare), Some(spot), Some(stays), Some(room)) = (key, spare, spot, stays, room) else {
+                return Claimed::Full as u32;
             };
-            table::insert(&KernelTables::ANYWHERE, entry, spare, state as u16, into, twin) as u32
+            table::claim(&KernelTables::ANYWHERE, key, spare, spot, stays, room) as u32
         }
     };
 }
+
+claim!(claim_v4, V4);
+claim!(claim_v6, V6);
+
+/// For taking a slot in one of a key's sets.
+macro_rules! claim_in {
+    ($name:ident, $family:ty, $claim:path) => {
+        #[doc = concat!("`", stringify!($claim), "` as a global function of the object.")]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(key: *const Key<$family>, spot: *mut Spot, stays: *const Spot) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (key, spot, stays) = unsafe { (key.as_ref(), spot.as_mut(), stays.as_ref()) };
+            let (Some(key), Some(spot), Some(stays)) = (key, spot, stays) else {
+                return Claimed::Full as u32;
+            };
+            $claim(&KernelTables::ANYWHERE, key, spot, stays) as u32
+        }
+    };
+}
+
+claim_in!(claim_at_home_v4, V4, table::claim_at_home);
+claim_in!(claim_at_home_v6, V6, table::claim_at_home);
+claim_in!(spill_v4, V4, contend::spill);
+claim_in!(spill_v6, V6, contend::spill);
+
+/// For making room.
+macro_rules! make_room {
+    ($name:ident, $family:ty) => {
+        #[doc = "`contend::make_room` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(
+            spare: *mut Entry<$family>,
+            spot: *mut Spot,
+            stays: *const Spot,
+            room: *mut Spot,
+        ) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (spare, spot) = unsafe { (spare.as_mut(), spot.as_mut()) };
+            // SAFETY: as above.
+            let (stays, room) = unsafe { (stays.as_ref(), room.as_mut()) };
+            let (Some(spare), Some(spot), Some(stays), Some(room)) = (spare, spot, stays, room) else {
+                return Claimed::Full as u32;
+            };
+            contend::make_room(&KernelTables::ANYWHERE, spare, spot, stays, room) as u32
+        }
+    };
+}
+
+make_room!(make_room_v4, V4);
+make_room!(make_room_v6, V6);
+
+/// For freeing the twin of an entry that goes.
+macro_rules! evict_twin {
+    ($name:ident, $family:ty) => {
+        #[doc = "`contend::evict_twin` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(victim: *mut Entry<$family>, twin: *mut Spot, but: *const Spot) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (victim, twin, but) = unsafe { (victim.as_mut(), twin.as_mut(), but.as_ref()) };
+            let (Some(victim), Some(twin), Some(but)) = (victim, twin, but) else {
+                return 0;
+            };
+            contend::evict_twin(&KernelTables::ANYWHERE, victim, twin, but) as u32
+        }
+    };
+}
+
+evict_twin!(evict_twin_v4, V4);
+evict_twin!(evict_twin_v6, V6);
+
+/// For freeing a flow.
+macro_rules! free_pair {
+    ($name:ident, $family:ty) => {
+        #[doc = "`table::free_pair` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(spot: *const Spot, spare: *mut Entry<$family>, twin: *mut Spot) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (spot, spare, twin) = unsafe { (spot.as_ref(), spare.as_mut(), twin.as_mut()) };
+            let (Some(spot), Some(spare), Some(twin)) = (spot, spare, twin) else {
+                return 0;
+            };
+            table::free_pair(&KernelTables::ANYWHERE, spot, spare, twin) as u32
+        }
+    };
+}
+
+free_pair!(free_pair_v4, V4);
+free_pair!(free_pair_v6, V6);
+
+/// For leaving a slot.
+macro_rules! leave {
+    ($name:ident, $family:ty) => {
+        #[doc = "`table::leave` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(index: u32, base: u32, home: u32) -> u32 {
+            table::leave::<$family, _>(&KernelTables::ANYWHERE, index, base as usize, home);
+            0
+        }
+    };
+}
+
+leave!(leave_v4, V4);
+leave!(leave_v6, V6);
 
 /// For choosing a slot.
 macro_rules! choose {
@@ -105,15 +232,18 @@ macro_rules! choose {
         #[doc = "`contend::choose` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(twin: *const Spot, into: *mut Spot) -> u32 {
+        pub(crate) extern "C" fn $name(stays: *const Spot, into: *mut Spot) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
-            let (Some(twin), Some(into)) = (unsafe { twin.as_ref() }, unsafe { into.as_mut() }) else {
+            let (Some(stays), Some(into)) = (unsafe { stays.as_ref() }, unsafe { into.as_mut() }) else {
                 return 0;
             };
-            contend::choose::<$family, _>(&KernelTables::ANYWHERE, twin, into) as u32
+            contend::choose::<$family, _>(&KernelTables::ANYWHERE, stays, into) as u32
         }
     };
 }
+
+choose!(choose_v4, V4);
+choose!(choose_v6, V6);
 
 /// `contend::rank` as a global function of the object: as part of choosing, its branches multiply with the slots.
 #[inline(never)]
@@ -121,28 +251,3 @@ macro_rules! choose {
 pub(crate) extern "C" fn rank(control: u64, now: u32) -> u64 {
     contend::rank(&KernelTables::ANYWHERE, Control::from_word(control), now)
 }
-
-choose!(choose_v4, V4);
-choose!(choose_v6, V6);
-
-/// For settling two equal entries.
-macro_rules! settle {
-    ($name:ident, $family:ty) => {
-        #[doc = "`contend::settle` as a global function of the object."]
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(entry: *const Entry<$family>, own: *const Spot) -> u32 {
-            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (Some(entry), Some(own)) = (unsafe { entry.as_ref() }, unsafe { own.as_ref() }) else {
-                return Half::Stands as u32;
-            };
-            contend::settle(&KernelTables::ANYWHERE, entry, own) as u32
-        }
-    };
-}
-
-settle!(settle_v4, V4);
-settle!(settle_v6, V6);
-
-insert!(insert_v4, V4);
-insert!(insert_v6, V6);

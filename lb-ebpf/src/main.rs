@@ -20,6 +20,7 @@ mod hops;
 mod kernel;
 mod maps;
 mod packet;
+mod sets;
 mod stages;
 
 use aya_ebpf::macros::{classifier, xdp};

@@ -15,24 +15,27 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Rolls, Route, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::Side;
-use lb_common::flow::contend::Half;
+use lb_common::flow::roll;
+use lb_common::flow::search::Found;
 use lb_common::flow::slot::Seen;
-use lb_common::flow::table::Spot;
+use lb_common::flow::table::{Claimed, Spot};
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::{
-    self, AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, DEVICE_WORDS,
+    AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, DEVICE_WORDS,
     DEVICES, Device, FLOW_SETS, FRAGMENT_ENTRIES, FRONTEND_SETS, FragmentKey, RANGE_ENTRIES, RANGE_ID_BITS, SERVICES,
     config,
 };
-use lb_common::slots::{LINE_WORDS, home};
+use lb_common::slots::{LINE_WORDS, home, probe};
 use lb_common::verdict::{REASONS, Reason};
 
 use crate::globals::{
-    choose_v4, choose_v6, insert_v4, insert_v6, rank, recount_v4, recount_v6, scan_set_v4, scan_set_v6, seek_v4,
-    seek_v6, settle_v4, settle_v6,
+    choose_v4, choose_v6, claim_at_home_v4, claim_at_home_v6, claim_v4, claim_v6, evict_twin_v4, evict_twin_v6,
+    free_pair_v4, free_pair_v6, leave_v4, leave_v6, look_at_v4, look_at_v6, make_room_v4, make_room_v6, rank,
+    recount_v4, recount_v6, scan_set_v4, scan_set_v6, seek_v4, seek_v6, spill_v4, spill_v6,
 };
+use crate::sets::KernelSlots;
 use crate::{hops, kernel};
 
 /// `BPF_F_MMAPABLE`.
@@ -40,15 +43,15 @@ pub(crate) const MMAPABLE: usize = 0x400;
 
 /// Number of flow sets minus one, IPv4; set when the programs are loaded.
 #[unsafe(no_mangle)]
-static FLOW_MASK_V4: Global<u32> = Global::new(FLOW_SETS - 1);
+pub(crate) static FLOW_MASK_V4: Global<u32> = Global::new(FLOW_SETS - 1);
 /// As [`FLOW_MASK_V4`], IPv6.
 #[unsafe(no_mangle)]
-static FLOW_MASK_V6: Global<u32> = Global::new(FLOW_SETS - 1);
+pub(crate) static FLOW_MASK_V6: Global<u32> = Global::new(FLOW_SETS - 1);
 
 #[btf_map(name = "frontends_v4")]
-static FRONTENDS_V4: Array<[u64; 8], { FRONTEND_SETS as usize }, MMAPABLE> = Array::new();
+pub(crate) static FRONTENDS_V4: Array<[u64; 8], { FRONTEND_SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "frontends_v6")]
-static FRONTENDS_V6: Array<[u64; 16], { FRONTEND_SETS as usize }, MMAPABLE> = Array::new();
+pub(crate) static FRONTENDS_V6: Array<[u64; 16], { FRONTEND_SETS as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "services")]
 static SERVICE_WORDS: Array<u64, { SERVICES as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "arena")]
@@ -68,9 +71,9 @@ static RANGES_V4: LpmTrie<[u8; 8], u32, { RANGE_ENTRIES as usize }> = LpmTrie::n
 #[btf_map(name = "ranges_v6")]
 static RANGES_V6: LpmTrie<[u8; 20], u32, { RANGE_ENTRIES as usize }> = LpmTrie::new();
 #[btf_map(name = "flows_v4")]
-static FLOWS_V4: Array<[u64; 32], { FLOW_SETS as usize }, MMAPABLE> = Array::new();
+pub(crate) static FLOWS_V4: Array<[u64; 32], { roll::values(FLOW_SETS, 32) as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "flows_v6")]
-static FLOWS_V6: Array<[u64; 64], { FLOW_SETS as usize }, MMAPABLE> = Array::new();
+pub(crate) static FLOWS_V6: Array<[u64; 64], { roll::values(FLOW_SETS, 64) as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "affinity_v4")]
 static AFFINITY_V4: LruHashMap<[u64; 3], [u64; 2], { AFFINITY_ENTRIES as usize }> = LruHashMap::new();
 #[btf_map(name = "affinity_v6")]
@@ -83,89 +86,6 @@ static FRAGMENTS_V6: LruHashMap<[u64; 5], u64, { FRAGMENT_ENTRIES as usize }> = 
 static REASON_COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
 #[btf_map(name = "answers")]
 static ANSWERS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
-
-/// A table of sets in a kernel map.
-#[derive(Clone, Copy)]
-pub(crate) struct KernelSlots<F> {
-    kind: Kind,
-    family: core::marker::PhantomData<F>,
-}
-
-/// Which table.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Flows,
-    Frontends,
-}
-
-impl<F: TableFamily> Slots for KernelSlots<F> {
-    type Set = KernelSet<F>;
-
-    #[inline(always)]
-    fn mask(self) -> u32 {
-        match self.kind {
-            Kind::Frontends => FRONTEND_SETS - 1,
-            Kind::Flows => F::pick(|| FLOW_MASK_V4.load(), || FLOW_MASK_V6.load()),
-        }
-    }
-
-    #[inline(always)]
-    fn set(self, index: u32) -> Option<KernelSet<F>> {
-        let words = match self.kind {
-            Kind::Flows => F::pick(
-                || FLOWS_V4.get_ptr_mut(index).map(<*mut _>::cast),
-                || FLOWS_V6.get_ptr_mut(index).map(<*mut _>::cast),
-            ),
-            Kind::Frontends => F::pick(
-                || FRONTENDS_V4.get_ptr_mut(index).map(<*mut _>::cast),
-                || FRONTENDS_V6.get_ptr_mut(index).map(<*mut _>::cast),
-            ),
-        }?;
-        Some(KernelSet {
-            words,
-            kind: self.kind,
-            family: core::marker::PhantomData,
-        })
-    }
-}
-
-/// A set whose width follows from its family and table.
-#[derive(Clone, Copy)]
-pub(crate) struct KernelSet<F> {
-    words: *mut u64,
-    kind: Kind,
-    family: core::marker::PhantomData<F>,
-}
-
-impl<F: TableFamily> KernelSet<F> {
-    #[inline(always)]
-    fn word(self, word: usize) -> *mut u64 {
-        let mask = match self.kind {
-            Kind::Flows => F::SLOT_WORDS * layout::SET_SLOTS - 1,
-            Kind::Frontends => F::FRONTEND_WORDS * layout::SET_SLOTS - 1,
-        };
-        self.words.wrapping_add(word & mask)
-    }
-}
-
-impl<F: TableFamily> SetRef for KernelSet<F> {
-    #[inline(always)]
-    fn load(self, word: usize) -> u64 {
-        // SAFETY: `words` is a live map value and the index is masked to its length.
-        unsafe { self.word(word).read_volatile() }
-    }
-
-    #[inline(always)]
-    fn store(self, word: usize, value: u64) {
-        // SAFETY: as in `load`.
-        unsafe { self.word(word).write_volatile(value) }
-    }
-
-    #[inline(always)]
-    fn cas(self, word: usize, old: u64, new: u64) -> u64 {
-        kernel::compare_and_swap(self.word(word), old, new)
-    }
-}
 
 /// The kernel's tables.
 #[derive(Clone, Copy)]
@@ -190,39 +110,46 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn flows<F: TableFamily>(&self) -> KernelSlots<F> {
-        KernelSlots {
-            kind: Kind::Flows,
-            family: core::marker::PhantomData,
-        }
+        KernelSlots::FLOWS
     }
 
     #[inline(always)]
     fn frontends<F: TableFamily>(&self) -> KernelSlots<F> {
-        KernelSlots {
-            kind: Kind::Frontends,
-            family: core::marker::PhantomData,
-        }
+        KernelSlots::FRONTENDS
     }
 
     #[inline(always)]
     fn fetch<F: TableFamily>(&self, hash: u64) {
         let table = self.flows::<F>();
-        if let Some(set) = table.set(home(hash, table.mask())) {
-            // What is read is not used: a processor goes on until it is.
-            for word in (0..F::SLOT_WORDS * layout::SET_SLOTS).step_by(LINE_WORDS) {
-                set.load(word);
+        let home = home(hash, table.mask());
+        // What is read is not used: a processor goes on until it is.
+        table.roll(home);
+        if let Some(set) = table.set(home) {
+            let base = probe(hash, 0) * F::SLOT_WORDS;
+            for line in (0..F::SLOT_WORDS).step_by(LINE_WORDS) {
+                set.load(base + line);
             }
         }
     }
 
     #[inline(always)]
-    fn scan_set<F: TableFamily>(&self, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {
+    fn scan_set<F: TableFamily>(&self, index: u32, key: &Key<F>, into: &mut Spot) -> Found {
         let (key, into) = (&raw const *key, &raw mut *into);
         // The cast is to the very type: `F` picks the function.
-        F::pick(
-            || scan_set_v4(index, hash, key.cast(), into),
-            || scan_set_v6(index, hash, key.cast(), into),
-        )
+        Found::from_number(F::pick(
+            || scan_set_v4(index, key.cast(), into),
+            || scan_set_v6(index, key.cast(), into),
+        ))
+    }
+
+    #[inline(always)]
+    fn look_at<F: TableFamily>(&self, index: u32, matches: u32, key: &Key<F>, into: &mut Spot) -> Found {
+        let (key, into) = (&raw const *key, &raw mut *into);
+        // As in `scan_set`.
+        Found::from_number(F::pick(
+            || look_at_v4(index, matches, key.cast(), into),
+            || look_at_v6(index, matches, key.cast(), into),
+        ))
     }
 
     #[inline(always)]
@@ -242,43 +169,95 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn insert<F: TableFamily>(
+    fn claim<F: TableFamily>(
         &self,
-        entry: &Entry<F>,
+        key: &Key<F>,
         spare: &mut Entry<F>,
-        state: u16,
-        into: &mut Spot,
-        twin: &mut Spot,
-    ) -> bool {
-        let (entry, spare) = (&raw const *entry, &raw mut *spare);
-        let (into, twin) = (&raw mut *into, &raw mut *twin);
-        let state = state as u32;
+        spot: &mut Spot,
+        stays: &Spot,
+        room: &mut Spot,
+    ) -> Claimed {
+        let (key, spare) = (&raw const *key, &raw mut *spare);
+        let (spot, stays, room) = (&raw mut *spot, &raw const *stays, &raw mut *room);
+        // As in `scan_set`.
+        Claimed::from_number(F::pick(
+            || claim_v4(key.cast(), spare.cast(), spot, stays, room),
+            || claim_v6(key.cast(), spare.cast(), spot, stays, room),
+        ))
+    }
+
+    #[inline(always)]
+    fn claim_at_home<F: TableFamily>(&self, key: &Key<F>, spot: &mut Spot, stays: &Spot) -> Claimed {
+        let (key, spot, stays) = (&raw const *key, &raw mut *spot, &raw const *stays);
+        // As in `scan_set`.
+        Claimed::from_number(F::pick(
+            || claim_at_home_v4(key.cast(), spot, stays),
+            || claim_at_home_v6(key.cast(), spot, stays),
+        ))
+    }
+
+    #[inline(always)]
+    fn spill<F: TableFamily>(&self, key: &Key<F>, spot: &mut Spot, stays: &Spot) -> Claimed {
+        let (key, spot, stays) = (&raw const *key, &raw mut *spot, &raw const *stays);
+        // As in `scan_set`.
+        Claimed::from_number(F::pick(
+            || spill_v4(key.cast(), spot, stays),
+            || spill_v6(key.cast(), spot, stays),
+        ))
+    }
+
+    #[inline(always)]
+    fn make_room<F: TableFamily>(
+        &self,
+        spare: &mut Entry<F>,
+        spot: &mut Spot,
+        stays: &Spot,
+        room: &mut Spot,
+    ) -> Claimed {
+        let spare = &raw mut *spare;
+        let (spot, stays, room) = (&raw mut *spot, &raw const *stays, &raw mut *room);
+        // As in `scan_set`.
+        Claimed::from_number(F::pick(
+            || make_room_v4(spare.cast(), spot, stays, room),
+            || make_room_v6(spare.cast(), spot, stays, room),
+        ))
+    }
+
+    #[inline(always)]
+    fn evict_twin<F: TableFamily>(&self, victim: &mut Entry<F>, twin: &mut Spot, but: &Spot) -> bool {
+        let (victim, twin, but) = (&raw mut *victim, &raw mut *twin, &raw const *but);
         // As in `scan_set`.
         F::pick(
-            || insert_v4(entry.cast(), spare.cast(), state, into, twin),
-            || insert_v6(entry.cast(), spare.cast(), state, into, twin),
+            || evict_twin_v4(victim.cast(), twin, but),
+            || evict_twin_v6(victim.cast(), twin, but),
         ) != 0
     }
 
     #[inline(always)]
-    fn choose<F: TableFamily>(&self, twin: &Spot, into: &mut Spot) -> bool {
-        let (twin, into) = (&raw const *twin, &raw mut *into);
-        F::pick(|| choose_v4(twin, into), || choose_v6(twin, into)) != 0
+    fn free_pair<F: TableFamily>(&self, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot) -> bool {
+        let (spot, spare, twin) = (&raw const *spot, &raw mut *spare, &raw mut *twin);
+        // As in `scan_set`.
+        F::pick(
+            || free_pair_v4(spot, spare.cast(), twin),
+            || free_pair_v6(spot, spare.cast(), twin),
+        ) != 0
+    }
+
+    #[inline(always)]
+    fn leave<F: TableFamily>(&self, index: u32, base: usize, home: u32) {
+        let base = base as u32;
+        F::pick(|| leave_v4(index, base, home), || leave_v6(index, base, home));
+    }
+
+    #[inline(always)]
+    fn choose<F: TableFamily>(&self, stays: &Spot, into: &mut Spot) -> bool {
+        let (stays, into) = (&raw const *stays, &raw mut *into);
+        F::pick(|| choose_v4(stays, into), || choose_v6(stays, into)) != 0
     }
 
     #[inline(always)]
     fn rank(&self, control: u64, now: u32) -> u64 {
         rank(control, now)
-    }
-
-    #[inline(always)]
-    fn settle<F: TableFamily>(&self, entry: &Entry<F>, own: &Spot) -> Half {
-        let (entry, own) = (&raw const *entry, &raw const *own);
-        // As in `scan_set`.
-        Half::from_number(F::pick(
-            || settle_v4(entry.cast(), own),
-            || settle_v6(entry.cast(), own),
-        ))
     }
 
     #[inline(always)]

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use aya::EbpfLoader;
 use aya::programs::{Program, ProgramInfo, SchedClassifier, Xdp};
-use lb_common::layout::map;
+use lb_common::family::{Family as _, V4, V6};
+use lb_common::flow::roll;
+use lb_common::layout::{SET_SLOTS, map};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SymbolKind};
 
 /// What Linux 6.1 rounds a function's stack up to.
@@ -27,11 +29,14 @@ pub struct Cost {
 /// Loads every program as on a kernel that has all, with small tables.
 #[track_caller]
 pub fn costs(object: &[u8]) -> Vec<Cost> {
-    let (sets, mask, has) = (1 << 8, (1_u32 << 8) - 1, 1_u32);
-    let tables = ["_v4", "_v6"].map(|family| format!("{}{family}", map::FLOWS));
+    let (sets, has) = (1_u32 << 8, 1_u32);
+    let mask = sets - 1;
+    let tables = [("_v4", V4::SLOT_WORDS), ("_v6", V6::SLOT_WORDS)];
+    let tables =
+        tables.map(|(family, words)| (format!("{}{family}", map::FLOWS), roll::values(sets, words * SET_SLOTS)));
     let mut loader = EbpfLoader::new();
-    for table in &tables {
-        loader.map_max_entries(table, sets);
+    for (table, values) in &tables {
+        loader.map_max_entries(table, *values);
     }
     for name in [map::FLOW_MASK_V4, map::FLOW_MASK_V6] {
         loader.override_global(name, &mask, true);

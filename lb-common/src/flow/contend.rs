@@ -1,70 +1,144 @@
-//! Contention for slots: which one a newcomer gets, and which of two equal entries stays.
+//! Making room: what a newcomer does whose first set is full.
 //!
-//! In: a key's hash or an entry that has just been published, and its candidate slots as other CPUs leave them. Out: a spot to
-//! take by compare-and-swap, or what came of the entry. Neither waits for anybody.
+//! In: a key's hash and its candidate slots as other CPUs leave them. Out: a slot that is taken for the key, or one that was left by the least
+//! valuable flow, both of whose halves are gone. Waits for nobody.
 
-use crate::access::{SetRef, Slots, TableFamily, Tables};
-use crate::flow::search::Found;
-use crate::flow::slot::{self, Entry, Seen};
-use crate::flow::state::{self, Control, FREE, LIVE, SPILLED};
-use crate::flow::table::{Spot, TRIES};
+use crate::access::{Rolls as _, SetRef, Slots, TableFamily, Tables};
+use crate::flow::search::{self, Found};
+use crate::flow::slot::{self, Entry, Key, Seen};
+use crate::flow::state::{self, Control, HELD, LIVE};
+use crate::flow::table::{self, Claimed, Spot, TRIES};
 use crate::layout::SET_SLOTS;
-use crate::slots::{afresh, candidates, probe};
+use crate::slots::{candidates, probe};
 
-/// What came of one half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Half {
-    /// It stands.
-    Stands,
-    /// The same entry stood elsewhere, earlier; ours was taken back.
-    Same,
-    /// The same key with another rewrite stood elsewhere, earlier; ours was taken back.
-    Other,
-    /// No slot could be had.
-    Full,
-}
+/// How often the twin of an evicted entry is freed, should packets refresh it just then.
+const EVICT_TRIES: usize = 2;
 
-impl Half {
-    /// Reads the number; unknown numbers mean that no slot could be had.
-    #[inline(always)]
-    pub const fn from_number(number: u32) -> Self {
-        match number {
-            0 => Self::Stands,
-            1 => Self::Same,
-            2 => Self::Other,
-            _ => Self::Full,
+/// [`table::claim`] in a key's second set, once, the first being full: [`Claimed::Crowded`] where both are. Called through [`Tables::spill`].
+///
+/// The first set counts the entry before it stands in the second. Whoever takes a slot of the first by then either has seen it in the second
+/// or reads the roll of the first again, which rises once more at the end.
+#[inline(always)]
+pub fn spill<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, spot: &mut Spot, stays: &Spot) -> Claimed {
+    let table = tables.flows::<F>();
+    let hash = spot.hash;
+    let [first, second] = candidates(hash, table.mask());
+    if table::latest_roll(table, second).vacant(hash) == SET_SLOTS {
+        return Claimed::Crowded;
+    }
+    if !tables.recount::<F>(first, true) {
+        return Claimed::Full;
+    }
+    let roll = table::latest_roll(table, second);
+    let mut claimed = Claimed::of(search::look::<F, T>(tables, second, roll, key, spot, stays));
+    let slot = roll.vacant(hash);
+    if claimed == Claimed::Again && slot != SET_SLOTS {
+        let taken = roll.take(slot, hash);
+        if table.cas_roll(second, roll.word(), taken.word()) == roll.word() {
+            for _ in 0..TRIES {
+                let roll = table::latest_roll(table, first);
+                if search::look::<F, T>(tables, first, roll, key, spot, stays) != Found::Nothing {
+                    break;
+                }
+                if table.cas_roll(first, roll.word(), roll.risen().word()) == roll.word() {
+                    *spot = Spot::taken(second, hash, slot * F::SLOT_WORDS, taken.version());
+                    return Claimed::Slot;
+                }
+            }
+            table::leave_in::<F, _>(table, second, slot * F::SLOT_WORDS);
+            claimed = Claimed::Busy;
         }
     }
+    tables.recount::<F>(first, false);
+    claimed
 }
 
-/// The slot for a newcomer whose hash `into` tells (false where there is none): free, else expired, else the least valuable that a newcomer may displace.
+/// Frees the least valuable flow of those that stand where the key of `spot` might, both its halves ([`Claimed::Again`]); [`Claimed::Full`] where none
+/// may be displaced, [`Claimed::Busy`] where half of it is still to come. `spare` and `room` are room to work in. Called through
+/// [`Tables::make_room`].
+#[inline(always)]
+pub fn make_room<F: TableFamily, T: Tables>(
+    tables: &T,
+    spare: &mut Entry<F>,
+    spot: &mut Spot,
+    stays: &Spot,
+    room: &mut Spot,
+) -> Claimed {
+    let chosen = tables.choose::<F>(stays, spot);
+    let table = tables.flows::<F>();
+    let (Some(set), true) = (table.set(spot.set), chosen) else {
+        return Claimed::Full;
+    };
+    let (base, victim) = (spot.base as usize, spot.control);
+    let held = victim.in_phase(HELD);
+    if !slot::decode_into(&set, base, victim.version, spare)
+        || set.cas(base, victim.word(), held.word()) != victim.word()
+    {
+        return Claimed::Again;
+    }
+    // Nobody else touches the slot until it is left.
+    room.aim(tables, &spare.key);
+    let home = room.home::<F, T>(tables);
+    if !tables.evict_twin(spare, room, stays) {
+        set.cas(base, held.word(), victim.word());
+        return Claimed::Busy;
+    }
+    tables.leave::<F>(spot.set, base, home);
+    Claimed::Again
+}
+
+/// Frees the twin of an entry that is being evicted, also if a packet refreshes it meanwhile; false where packets keep doing so, or where it is
+/// being entered at this moment. Turns `victim`; `twin` is room, and `but` a slot that this CPU has taken for another key. Called through [`Tables::evict_twin`].
+#[inline(always)]
+pub fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>, twin: &mut Spot, but: &Spot) -> bool {
+    victim.turn();
+    twin.aim(tables, &victim.key);
+    for _ in 0..EVICT_TRIES {
+        let found = latest(tables, &victim.key, twin, but);
+        if found != Found::Entry {
+            return found == Found::Nothing;
+        }
+        let (src, dst) = (&victim.rewrite.src, &victim.rewrite.dst);
+        let seen = search::translates(tables, twin, src, dst);
+        if seen == Seen::Other || seen == Seen::Same && twin.free::<F, T>(tables) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Looks for a key whose slot may have been taken just now: whoever took it before the entry stood that the caller has read is seen.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn latest<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot, but: &Spot) -> Found {
+    let table = tables.flows::<F>();
+    for index in candidates(into.hash, table.mask()) {
+        let roll = table::latest_roll(table, index);
+        let found = search::look::<F, T>(tables, index, roll, key, into, but);
+        if found != Found::Nothing || roll.spilled() == 0 {
+            return found;
+        }
+    }
+    Found::Nothing
+}
+
+/// The slot whose entry a newcomer may displace whose hash `into` tells (false where there is none): one that has expired, else the least
+/// valuable.
 ///
 /// A settled flow is never displaced. Among established but unsettled flows the newest goes first (a flood of whole handshakes
-/// is its own victim), in every other class the oldest. `twin` stays, if it is an entry: a pair does not displace its own
+/// is its own victim), in every other class the oldest. `stays` stays, where it is a place: a pair does not displace its own
 /// half. Called through [`Tables::choose`].
 #[inline(always)]
-pub fn choose<F: TableFamily, T: Tables>(tables: &T, twin: &Spot, into: &mut Spot) -> bool {
+pub fn choose<F: TableFamily, T: Tables>(tables: &T, stays: &Spot, into: &mut Spot) -> bool {
     let hash = into.hash;
     let table = tables.flows::<F>();
     let now = tables.now();
     let mut best_rank = u64::MAX;
-    let stays = if twin.found == Found::Entry {
-        place_word(twin.set, twin.base as usize)
-    } else {
-        u64::MAX
-    };
-    let sets = candidates(hash, table.mask());
-    for index in sets {
+    for index in candidates(hash, table.mask()) {
         let Some(set) = table.set(index) else { break };
         for i in 0..SET_SLOTS {
             let base = probe(hash, i) * F::SLOT_WORDS;
             let control = Control::from_word(set.load(base));
-            if control.phase() == FREE {
-                *into = Spot::new(index, hash, base, control);
-                return true;
-            }
-            let rank = tables.rank(control.word(), now) | never_if(stays == place_word(index, base));
+            let rank = tables.rank(control.word(), now) | never_if(stays.is_at(index, base));
             if rank < best_rank {
                 best_rank = rank;
                 *into = Spot::new(index, hash, base, control);
@@ -72,12 +146,6 @@ pub fn choose<F: TableFamily, T: Tables>(tables: &T, twin: &Spot, into: &mut Spo
         }
     }
     best_rank != u64::MAX
-}
-
-/// Set and slot in one word.
-#[inline(always)]
-const fn place_word(set: u32, base: usize) -> u64 {
-    (set as u64) << 32 | base as u64
 }
 
 /// The rank of what is never displaced where `condition` holds, else nothing; hidden from the compiler, which would branch:
@@ -102,84 +170,4 @@ pub fn rank<T: Tables>(tables: &T, control: Control, now: u32) -> u64 {
         3 => 4 << 32 | age as u64,
         class => (class as u64 + 1) << 32 | (u32::MAX - age) as u64,
     }
-}
-
-/// After publishing: of two equal entries the one that stands later is freed. Where the other one translates differently, its
-/// CPU may have sent a packet that way already, so ours is taken back wherever it stands. Called through [`Tables::settle`].
-#[inline(always)]
-pub fn settle<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, own: &Spot) -> Half {
-    let table = tables.flows::<F>();
-    let own_home = own.home::<F, T>(tables);
-    let Some(home) = table.set(own_home) else {
-        return Half::Stands;
-    };
-    // Whoever enters an equal one in the second set has counted it before, or sees ours in the first.
-    let alone = own.set == own_home && Control::from_word(home.load(0)).state & SPILLED == 0;
-    let sets = if alone {
-        [own.set; 2]
-    } else {
-        let [first, second] = candidates(own.hash, table.mask());
-        [first.min(second), first.max(second)]
-    };
-    let mut own_seen = false;
-    for (i, index) in sets.into_iter().enumerate() {
-        if alone && i != 0 {
-            break;
-        }
-        let Some(set) = table.set(index) else { break };
-        for slot in 0..SET_SLOTS {
-            let base = slot * F::SLOT_WORDS;
-            let control = Control::from_word(set.load(base));
-            if control.phase() != LIVE || !slot::holds(set, base, control.version, afresh(&entry.key)) {
-                continue;
-            }
-            if base == own.base as usize && index == own.set {
-                own_seen = true;
-                continue;
-            }
-            let control = confirmed(set, base, control);
-            if control.phase() != LIVE {
-                continue;
-            }
-            let rewrite = afresh(&entry.rewrite);
-            let same = slot::translates(set, base, control.version, &rewrite.src, &rewrite.dst) == Seen::Same;
-            if same && own_seen {
-                Spot::new(index, own.hash, base, control).free::<F, T>(tables);
-            } else {
-                own.free::<F, T>(tables);
-                return if same { Half::Same } else { Half::Other };
-            }
-        }
-    }
-    Half::Stands
-}
-
-/// Orders what is read afterwards behind what other CPUs have done: swapping a word for itself does, reading does not.
-#[inline(always)]
-pub(super) fn order<S: SetRef>(set: S, word: usize) {
-    for _ in 0..TRIES {
-        let seen = set.load(word);
-        if set.cas(word, seen, seen) == seen {
-            break;
-        }
-    }
-}
-
-/// The control word of an entry that was seen live, as it is now; with phase FREE where another entry stands there.
-///
-/// Reading a control word orders nothing. Swapping it for itself does: the words behind it are this entry's afterwards.
-#[inline(always)]
-pub(super) fn confirmed<S: SetRef>(set: S, base: usize, seen: Control) -> Control {
-    let mut control = seen;
-    for _ in 0..TRIES {
-        let found = Control::from_word(set.cas(base, control.word(), control.word()));
-        if found == control {
-            break;
-        }
-        if found.version != seen.version || found.phase() != LIVE {
-            return Control { state: FREE, ..seen };
-        }
-        control = found;
-    }
-    control
 }

@@ -2,10 +2,11 @@
 //!
 //! A flow is two entries of one table, *forward* (client to backend, keyed as the client sends) and *reply* (backend to client,
 //! keyed as the backend sends), each other's twin. Both or none exist; a twin is found by its key, which the entry's rewrite
-//! gives. [`slot`] is the layout of an entry, [`state`] its state and time-outs, [`search`] finding, [`table`] inserting and
-//! evicting, [`contend`] what CPUs do that want the same slot.
+//! gives. [`slot`] is the layout of an entry, [`state`] its state and time-outs, [`roll`] which slots of a set are taken, [`search`]
+//! finding, [`table`] entering and freeing, [`contend`] making room.
 
 pub mod contend;
+pub mod roll;
 pub mod search;
 pub mod slot;
 pub mod state;

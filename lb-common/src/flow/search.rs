@@ -1,13 +1,15 @@
-//! Looking for a key in a table of sets: its first set, and its second where the first tells that entries are spilled from it.
+//! Looking for a key in a table of sets: its first set, and its second where the first's roll tells that entries are spilled from it.
 //!
-//! In: a key, and the table as other CPUs leave it. Out: what stands under the key and where, [`Found::Busy`] where a slot that may be the key's
-//! kept changing. Writes nothing. The protocol that makes a reading whole is [`crate::flow::table`]'s.
+//! In: a key, and the table as other CPUs leave it. Out: what stands under the key and where, [`Found::Busy`] where a slot that holds the key
+//! kept changing. Writes nothing, but for [`look`], which orders what it reads. The protocol that makes a reading whole is
+//! [`crate::flow::table`]'s.
 
-use crate::access::{SetRef, Slots, TableFamily, Tables};
+use crate::access::{Rolls, SetRef, Slots, TableFamily, Tables};
 use crate::family::Side;
+use crate::flow::roll::Roll;
 use crate::flow::slot::{self, Entry, Key, Place, Rewrite, Seen};
-use crate::flow::state::{BUSY, Control, FREE, LIVE, SPILLED};
-use crate::flow::table::{self, Spot, TRIES};
+use crate::flow::state::{Control, GONE, LIVE};
+use crate::flow::table::{self, Spot};
 use crate::layout::SET_SLOTS;
 use crate::slots::{afresh, candidates, probe};
 
@@ -17,50 +19,59 @@ use crate::slots::{afresh, candidates, probe};
 pub enum Found {
     /// No entry.
     Nothing,
-    /// A slot that may be ours kept changing.
+    /// A slot that is the key's, or may be, is changing.
     Busy,
     /// The entry.
     Entry,
 }
 
+impl Found {
+    /// Reads the number; unknown numbers mean that a slot is changing.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Nothing,
+            2 => Self::Entry,
+            _ => Self::Busy,
+        }
+    }
+}
+
 /// Finds `key` and reads its entry's rewrite and place, in one pass; `hash` is the key's hash under the table's seed.
-/// [`Found::Busy`]: a slot was changing; [`locate`] looks again.
+/// [`Found::Busy`]: a slot was changing. Of a key that may well stand nowhere (`doubtful`), the roll is asked first: it is more often at hand than a
+/// set, and a processor that guesses right asks for both at once.
 #[inline(always)]
 pub fn find<F: TableFamily, T: Tables>(
     tables: &T,
     key: &Key<F>,
     hash: u64,
+    doubtful: bool,
 ) -> (Found, Control, Option<(Rewrite<F>, Place)>) {
     let table = tables.flows::<F>();
-    let nothing = Control {
-        version: 0,
-        state: 0,
-        last_seen: 0,
-    };
-    let mut found = Found::Nothing;
-    for index in candidates(hash, table.mask()) {
+    let sets = candidates(hash, table.mask());
+    if doubtful {
+        let roll = Roll::from_word(table.roll(sets[0]));
+        if roll.matches(hash) == 0 && roll.spilled() == 0 {
+            return (Found::Nothing, Control::nothing(0), None);
+        }
+    }
+    for index in sets {
         let Some(set) = table.set(index) else { break };
-        let mut bits = 0;
         for i in 0..SET_SLOTS {
             let base = probe(hash, i) * F::SLOT_WORDS;
             let control = Control::from_word(set.load(base));
-            bits |= control.state;
-            if control.phase() == LIVE {
-                if slot::holds(set, base, control.version, key) {
-                    return match slot::read(set, base, control.version) {
-                        Some(read) => (Found::Entry, control, Some(read)),
-                        None => (Found::Busy, nothing, None),
-                    };
-                }
-            } else if control.phase() == BUSY && control.last_seen == tag(hash) {
-                found = Found::Busy;
+            if control.stands() && slot::holds(set, base, control.version, key) {
+                return match slot::read(set, base, control.version) {
+                    Some(read) => (Found::Entry, control, Some(read)),
+                    None => (Found::Busy, Control::nothing(0), None),
+                };
             }
         }
-        if bits & SPILLED == 0 {
+        if Roll::from_word(table.roll(sets[0])).spilled() == 0 {
             break;
         }
     }
-    (found, nothing, None)
+    (Found::Nothing, Control::nothing(0), None)
 }
 
 /// Finds the key of `entry` and completes the entry; for the later stages.
@@ -88,85 +99,92 @@ pub fn locate<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> Spot {
     spot
 }
 
-/// [`locate`] of a key whose hash `into` tells: a scalar comes back, the rest by reference; where nothing is found, a free slot of the first set,
-/// if it has one.
+/// [`locate`] of a key whose hash `into` tells: a scalar comes back, the rest by reference.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn scan<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, into: &mut Spot) -> Found {
-    let hash = into.hash;
-    debug_assert_eq!(hash, table::hash(tables, key), "a spot of another key");
-    let sets = candidates(hash, tables.flows::<F>().mask());
-    for _ in 0..TRIES {
-        into.vacant = false;
-        let mut changing = false;
-        for index in sets {
-            let seen = tables.scan_set(index, hash, key, into);
-            if seen & seen_in_set::ENTRY != 0 {
+    debug_assert_eq!(into.hash, table::hash(tables, key), "a spot of another key");
+    let table = tables.flows::<F>();
+    let [first, second] = candidates(into.hash, table.mask());
+    let found = tables.scan_set(first, key, into);
+    if found != Found::Nothing || Roll::from_word(table.roll(first)).spilled() == 0 {
+        return found;
+    }
+    tables.scan_set(second, key, into)
+}
+
+/// Looks for `key`, whose hash `into` tells, in one set, and tells an entry's spot. Called through [`Tables::scan_set`].
+#[inline(always)]
+pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, key: &Key<F>, into: &mut Spot) -> Found {
+    let Some(set) = tables.flows::<F>().set(index) else {
+        return Found::Nothing;
+    };
+    for i in 0..SET_SLOTS {
+        let base = probe(into.hash, i) * F::SLOT_WORDS;
+        let control = Control::from_word(set.load(base));
+        if control.stands() && slot::holds(set, base, control.version, afresh(key)) {
+            *into = Spot::new(index, into.hash, base, control);
+            return Found::Entry;
+        }
+    }
+    Found::Nothing
+}
+
+/// Looks for `key`, whose hash `into` tells, where the roll of a set shows its tag, and tells an entry's spot. Sees what [`scan_set`] does
+/// not: [`Found::Busy`] where the key may have taken a slot and does not stand there yet, or is being displaced. The slot of another key that
+/// this CPU has taken is `but`.
+#[inline(always)]
+pub fn look<F: TableFamily, T: Tables>(
+    tables: &T,
+    index: u32,
+    roll: Roll,
+    key: &Key<F>,
+    into: &mut Spot,
+    but: &Spot,
+) -> Found {
+    let matches = roll.matches(into.hash) & !but.bit_in::<F>(index);
+    if matches == 0 {
+        return Found::Nothing;
+    }
+    tables.look_at(index, matches, key, into)
+}
+
+/// [`look`] at some slots of a set. Called through [`Tables::look_at`].
+#[inline(always)]
+pub fn look_at<F: TableFamily, T: Tables>(
+    tables: &T,
+    index: u32,
+    matches: u32,
+    key: &Key<F>,
+    into: &mut Spot,
+) -> Found {
+    let Some(set) = tables.flows::<F>().set(index) else {
+        return Found::Busy;
+    };
+    for slot in 0..SET_SLOTS {
+        if matches >> slot & 1 == 0 {
+            continue;
+        }
+        let base = slot * F::SLOT_WORDS;
+        let word = set.load(base);
+        let control = Control::from_word(word);
+        // Swapped for itself: what stood there before the slot was taken is not seen any more.
+        let settled = matches!(control.phase(), LIVE | GONE) && set.cas(base, word, word) == word;
+        if !settled {
+            return Found::Busy;
+        }
+        if control.phase() == GONE {
+            continue;
+        }
+        match slot::compare(set, base, control.version, afresh(key)) {
+            Seen::Same => {
+                *into = Spot::new(index, into.hash, base, control);
                 return Found::Entry;
             }
-            changing |= seen & seen_in_set::CHANGING != 0;
-            if seen & seen_in_set::SPILLED == 0 {
-                break;
-            }
-        }
-        if !changing {
-            // Who stands in the second set is counted in the first before.
-            into.vacant &= into.set == sets[0];
-            return Found::Nothing;
+            Seen::Changing | Seen::Nothing => return Found::Busy,
+            Seen::Other => {}
         }
     }
-    Found::Busy
-}
-
-/// What [`scan_set`] has seen, in bits.
-pub mod seen_in_set {
-    /// The entry.
-    pub const ENTRY: u32 = 1;
-    /// A slot that is changing and may be the key's.
-    pub const CHANGING: u32 = 2;
-    /// This set's entries may stand in their other sets.
-    pub const SPILLED: u32 = 4;
-}
-
-/// Looks for `key`, whose hash is `hash`, in one set; tells what it has seen ([`seen_in_set`]), and an entry's spot, or
-/// its first free slot, unless there is one already. Called through [`Tables::scan_set`].
-#[inline(always)]
-pub fn scan_set<F: TableFamily, T: Tables>(tables: &T, index: u32, hash: u64, key: &Key<F>, into: &mut Spot) -> u32 {
-    let Some(set) = tables.flows::<F>().set(index) else {
-        return 0;
-    };
-    let (mut bits, mut seen) = (0, 0);
-    for i in 0..SET_SLOTS {
-        let base = probe(hash, i) * F::SLOT_WORDS;
-        let control = Control::from_word(set.load(base));
-        bits |= control.state;
-        if control.phase() == LIVE {
-            if slot::holds(set, base, control.version, afresh(key)) {
-                *into = Spot::new(index, hash, base, control);
-                return seen_in_set::ENTRY;
-            }
-        } else if control.phase() == FREE {
-            if !into.vacant {
-                *into = Spot {
-                    found: Found::Nothing,
-                    vacant: true,
-                    ..Spot::new(index, hash, base, control)
-                };
-            }
-        } else if control.last_seen == tag(hash) {
-            seen = seen_in_set::CHANGING;
-        }
-    }
-    if bits & SPILLED == 0 {
-        seen
-    } else {
-        seen | seen_in_set::SPILLED
-    }
-}
-
-/// What a slot being written shows instead of a time: enough of the hash to know one's own.
-#[inline(always)]
-pub(super) const fn tag(hash: u64) -> u32 {
-    (hash >> 28) as u32
+    Found::Nothing
 }
 
 /// Finds where `key`, whose hash `into` tells, stands and whether it is rewritten to `src` and `dst` there. Called through [`Tables::seek`].
@@ -181,10 +199,16 @@ pub fn seek<F: TableFamily, T: Tables>(
     match scan(tables, key, into) {
         Found::Nothing => Seen::Nothing,
         Found::Busy => Seen::Changing,
-        Found::Entry => match tables.flows::<F>().set(into.set) {
-            Some(set) => slot::translates(set, into.base as usize, into.control.version, src, dst),
-            None => Seen::Changing,
-        },
+        Found::Entry => translates::<F, T>(tables, into, src, dst),
+    }
+}
+
+/// Whether the entry at `spot` is rewritten to `src` and `dst`.
+#[inline(always)]
+pub fn translates<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, src: &Side<F>, dst: &Side<F>) -> Seen {
+    match tables.flows::<F>().set(spot.set) {
+        Some(set) => slot::translates(set, spot.base as usize, spot.control.version, src, dst),
+        None => Seen::Changing,
     }
 }
 

@@ -215,6 +215,17 @@ impl Words {
     }
 }
 
+/// Whether the slot at `base` holds `key` under `version`: [`Seen::Same`], [`Seen::Other`] where it holds another, whole.
+#[inline(always)]
+pub fn compare<F: Family, T: SetRef>(set: T, base: usize, version: u64, key: &Key<F>) -> Seen {
+    let mut different = set.load(base + Words::protocol::<F>()) ^ (version | key.protocol as u64);
+    for i in 0..F::SIDE_WORDS {
+        different |= set.load(base + Words::SRC + i) ^ (version | F::side_word(key.src, i));
+        different |= set.load(base + Words::dst::<F>() + i) ^ (version | F::side_word(key.dst, i));
+    }
+    Seen::of_difference(different)
+}
+
 /// True when the slot at `base` holds `key` under `version`.
 #[inline(always)]
 pub fn holds<F: Family, T: SetRef>(set: T, base: usize, version: u64, key: &Key<F>) -> bool {
@@ -268,6 +279,16 @@ pub fn read<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<(
     Some((Rewrite { src, dst }, place))
 }
 
+/// Whether all words of the slot at `base` carry a version.
+#[inline(always)]
+pub fn is_whole<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> bool {
+    let mut different = 0;
+    for word in Words::SRC..=Words::meta::<F>() {
+        different |= set.load(base + word) ^ version;
+    }
+    different & crate::layout::VERSION_MASK == 0
+}
+
 /// Reads the key of the slot at `base`; `None` when a word has another version.
 #[inline(always)]
 pub fn read_key<F: Family, T: SetRef>(set: T, base: usize, version: u64) -> Option<Key<F>> {
@@ -294,6 +315,18 @@ pub enum Seen {
 }
 
 impl Seen {
+    /// From the bits in which words differ from those that are looked for.
+    #[inline(always)]
+    const fn of_difference(different: u64) -> Self {
+        if different == 0 {
+            Self::Same
+        } else if different & crate::layout::VERSION_MASK == 0 {
+            Self::Other
+        } else {
+            Self::Changing
+        }
+    }
+
     /// Reads the number; unknown numbers mean that a slot is changing.
     #[inline(always)]
     pub const fn from_number(number: u32) -> Self {
@@ -314,13 +347,7 @@ pub fn translates<F: Family, T: SetRef>(set: T, base: usize, version: u64, src: 
         different |= set.load(base + Words::new_src::<F>() + i) ^ (version | F::side_word(*src, i));
         different |= set.load(base + Words::new_dst::<F>() + i) ^ (version | F::side_word(*dst, i));
     }
-    if different == 0 {
-        Seen::Same
-    } else if different & crate::layout::VERSION_MASK == 0 {
-        Seen::Other
-    } else {
-        Seen::Changing
-    }
+    Seen::of_difference(different)
 }
 
 /// Reads a whole entry; false when a word has another version (the slot is changing).
@@ -341,7 +368,7 @@ pub fn decode_into<F: Family, T: SetRef>(set: &T, base: usize, version: u64, ent
     }
 }
 
-/// Writes everything but the control word under `version`; the caller owns the slot (its phase is BUSY).
+/// Writes everything but the control word under `version`; the caller has taken the slot.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn write<F: Family, T: SetRef>(set: &T, base: usize, version: u64, entry: &Entry<F>) {
     let set = *set;

@@ -1,19 +1,20 @@
 //! The control word of a flow entry, its state bits, time-outs and its worth when room is needed.
 //!
-//! Control word: version 16 | state 16 | last seen 32 (jiffies; while a slot is being written: a tag of its hash).
-//! State bits only grow during a flow's life, so both halves may set them in any order; each half keeps all of them. The upper
-//! four are no flow's: see [`SPILLED`].
+//! Control word: version 16 | state 16 | last seen 32 (jiffies).
+//! State bits only grow during a flow's life, so both halves may set them in any order; each half keeps all of them.
 
 use crate::access::Tables;
-use crate::layout::{VERSION_MASK, VERSION_SHIFT, config};
+use crate::layout::{VERSION_MASK, config};
 use crate::wire;
 
-/// Phase bits: nothing here.
+/// Phase bits: nothing here, or not yet.
 pub const FREE: u16 = 0;
-/// Phase bits: being written.
-pub const BUSY: u16 = 1;
+/// Phase bits: held what was freed just now; the slot is about to be left.
+pub const GONE: u16 = 1;
 /// Phase bits: holds an entry.
 pub const LIVE: u16 = 2;
+/// Phase bits: holds an entry that is being displaced and may stay after all. It stands for readers; none but its holder changes it.
+pub const HELD: u16 = LIVE | GONE;
 /// Mask of the phase bits.
 pub const PHASE: u16 = 3;
 /// The entry is the reply half.
@@ -32,11 +33,6 @@ pub const FIN_FORWARD: u16 = 128;
 pub const FIN_REPLY: u16 = 256;
 /// TCP: RST from either.
 pub const RESET: u16 = 512;
-/// In the control word of a set's first slot: how many entries stand in their other set because this one was full. What stands in the
-/// slot, if anything, has nothing to do with it; it stays when the slot is taken or freed.
-pub const SPILLED: u16 = 0xf000;
-/// One such entry.
-pub const SPILLED_ONE: u16 = 0x1000;
 /// Bits that both halves share.
 pub const SHARED: u16 = REPLIED | ESTABLISHED | SETTLED | FIN_FORWARD | FIN_REPLY | RESET;
 
@@ -68,26 +64,35 @@ impl Control {
         self.version | (self.state as u64) << 32 | self.last_seen as u64
     }
 
+    /// Whether an entry stands, for readers.
+    #[inline(always)]
+    pub const fn stands(self) -> bool {
+        self.state & LIVE != 0
+    }
+
     /// The phase.
     #[inline(always)]
     pub const fn phase(self) -> u16 {
         self.state & PHASE
     }
 
-    /// The next version, for a slot that is replaced or freed.
+    /// No entry, under this version.
     #[inline(always)]
-    pub const fn next_version(self) -> u64 {
-        self.version.wrapping_add(1 << VERSION_SHIFT)
+    pub const fn nothing(version: u64) -> Self {
+        Self {
+            version,
+            state: FREE,
+            last_seen: 0,
+        }
     }
 
-    /// The word of the slot when it is free again.
+    /// The word in another phase.
     #[inline(always)]
     #[must_use]
-    pub const fn freed(self) -> Self {
+    pub const fn in_phase(self, phase: u16) -> Self {
         Self {
-            version: self.next_version(),
-            state: FREE | self.state & SPILLED,
-            last_seen: 0,
+            state: self.state & !PHASE | phase,
+            ..self
         }
     }
 
@@ -200,11 +205,6 @@ mod tests {
         assert_eq!(Control::from_word(c.word()), c);
         assert_eq!(c.age(0x10), 0x20, "jiffies wrap");
         assert_eq!(c.age(0xffff_ffe0), 0, "another CPU was later");
-        let last = Control {
-            version: VERSION_MASK,
-            ..c
-        };
-        assert_eq!(last.next_version(), 0, "versions wrap");
     }
 
     #[test]

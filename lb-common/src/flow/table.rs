@@ -1,53 +1,52 @@
-//! Inserting, refreshing and freeing flow entries in a table of sets that all CPUs and user space share.
+//! Entering, refreshing and freeing flow entries in a table of sets that all CPUs and user space share.
 //!
-//! Protocol. *Readers* take no lock: a slot is consistent when all its words carry the control word's version; one seen
-//! changing that may be the reader's own is read again at most [`TRIES`] times, then [`Found::Busy`]. *Writers* take a slot by
-//! compare-and-swap of its control word to BUSY under the next version, write the other words, and publish by a second one.
-//! Whoever has published scans the key's candidate slots once more; of two equal keys the one that stands later is freed, by
-//! whoever sees both. *Freeing* is one compare-and-swap, which fails if a packet refreshed the entry meanwhile. Nothing spins.
+//! Protocol. *Readers* take no lock: a slot is consistent when all its words carry the control word's version, else it holds nothing
+//! for them, or is [`Found::Busy`] where it was theirs a moment ago. *Writers* first take a slot on its set's roll ([`Roll`]) by a compare-and-swap,
+//! which fails if anybody has taken or left one there meanwhile: so whoever takes a slot for a key has seen whoever took one for the same key before,
+//! and a key stands once. Then the slot is theirs alone; they write its words under the roll's version and the control word last, by
+//! plain stores, for which nobody waits: what stands there reaches memory while the CPU goes on. *Freeing* is one compare-and-swap of the control
+//! word to [`GONE`], which fails if a packet refreshed the entry meanwhile; who has freed an entry leaves its slot: marks it free, then takes it
+//! off the roll. Nothing spins. Plain stores may arrive late and in any order: so an entry is freed by none but who has read each of its words, and
+//! what is written there afterwards comes afterwards for all.
 //!
-//! A key stands in its first set, or *spilled* in its second where the first was full. The first set counts what is spilled from it
-//! ([`SPILLED`]): the count rises before the entry is published and falls after it is freed, so that whoever finds it zero need not
-//! look into the second set, which would cost as much as the first. A count that could not fall ([`TRIES`] races lost) only costs
-//! look-ups; one that cannot rise refuses the newcomer. It changes beside whatever stands in its slot: a writer who has lost
-//! against it alone goes on.
+//! A slot that is taken and free belongs to a key that is about to stand there: another CPU that finds its tag on the roll takes the flow for
+//! busy, drops the packet and is sent it again.
+//!
+//! A key stands in its first set, or *spilled* in its second where the first was full ([`crate::flow::contend::spill`]). The first set's roll counts what is
+//! spilled from it: the count rises before the entry stands and falls after it is freed, so that whoever finds it zero need not
+//! look into the second set. A count that could not fall ([`TRIES`] races lost) only costs look-ups; one that cannot rise refuses the newcomer.
+//!
+//! A pair takes the slots of both halves before it writes either, and writes the reply half first. Whoever evicts an entry frees its twin, and
+//! gives up where a slot is taken for that: so no half of a pair goes before the other stands.
 //!
 //! What only the slow stage calls is not inlined for the kernel: its stack frame comes and goes with the call.
-//!
-//! A pair is inserted reply half first; if the forward half cannot be had, the reply half is taken back, and if the reply half
-//! is gone when the forward half stands, that one. Eviction takes pairs.
 
-use crate::access::{SetRef, Slots, TableFamily, Tables};
-use crate::flow::contend::{self, Half};
-use crate::flow::search::{Found, scan, seek_twin, tag};
+use crate::access::{Rolls, SetRef, Slots, TableFamily, Tables};
+use crate::family::Family;
+use crate::flow::roll::Roll;
+use crate::flow::search::{self, Found, seek_twin};
 use crate::flow::slot::{self, Entry, Key, Seen};
-use crate::flow::state::{self, BUSY, Control, FREE, LIVE, PHASE, SHARED, SPILLED, SPILLED_ONE};
-use crate::layout::config;
-use crate::slots;
+use crate::flow::state::{Control, GONE, LIVE, SHARED};
+use crate::layout::{SET_SLOTS, config};
+use crate::slots::{self, candidates};
 
-/// How often a changing slot is read again, and a lost race for a control word is run again.
+/// How often a lost race for a control word or a roll is run again.
 pub const TRIES: usize = 4;
-/// How often another slot is tried when a race for one was lost; each costs the verifier a walk through all of it.
-const INSERT_TRIES: usize = 2;
-/// How often the twin of an evicted entry is freed, should packets refresh it just then.
-const EVICT_TRIES: usize = 2;
-/// How often a slot is freed, should the count of spilled entries beside its state change just then.
-const FREE_TRIES: usize = 3;
 
 /// What a look-up found, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot {
-    /// What was found; the rest means something for [`Found::Entry`], or where it is vacant.
+    /// What was found; the rest means something for [`Found::Entry`], or where a slot is taken.
     pub found: Found,
-    /// A free slot of the key's first set, in which the entry can be entered that was not found.
-    pub vacant: bool,
+    /// The slot is taken for the key, by this CPU, and its entry is still to be published.
+    pub taken: bool,
     /// Index of the slot's control word in the set.
     pub base: u16,
     /// Index of the set.
     pub set: u32,
-    /// Hash of the key under the table's seed; what is looked for or inserted begins with it.
+    /// Hash of the key under the table's seed; what is looked for or entered begins with it.
     pub hash: u64,
-    /// The control word that was read.
+    /// The control word that was read; of a slot that was taken, its version.
     pub control: Control,
 }
 
@@ -57,15 +56,11 @@ impl Spot {
     pub const fn none(found: Found) -> Self {
         Self {
             found,
-            vacant: false,
+            taken: false,
             base: 0,
             set: 0,
             hash: 0,
-            control: Control {
-                version: 0,
-                state: 0,
-                last_seen: 0,
-            },
+            control: Control::nothing(0),
         }
     }
 
@@ -74,11 +69,21 @@ impl Spot {
     pub(super) const fn new(set: u32, hash: u64, base: usize, control: Control) -> Self {
         Self {
             found: Found::Entry,
-            vacant: false,
+            taken: false,
             base: base as u16,
             set,
             hash,
             control,
+        }
+    }
+
+    /// A slot that is taken.
+    #[inline(always)]
+    pub(super) const fn taken(set: u32, hash: u64, base: usize, version: u64) -> Self {
+        Self {
+            found: Found::Nothing,
+            taken: true,
+            ..Self::new(set, hash, base, Control::nothing(version))
         }
     }
 
@@ -90,10 +95,11 @@ impl Spot {
         spot
     }
 
-    /// Aims at a key: it is looked for or inserted next.
+    /// Aims at a key: it is looked for or entered next.
     #[inline(always)]
     pub fn aim<F: TableFamily, T: Tables>(&mut self, tables: &T, key: &Key<F>) {
-        self.vacant = false;
+        self.found = Found::Nothing;
+        self.taken = false;
         self.hash = hash(tables, key);
     }
 
@@ -103,28 +109,38 @@ impl Spot {
         slots::home(self.hash, tables.flows::<F>().mask())
     }
 
-    /// Replaces the control word if nobody changed it since it was read.
+    /// Whether this is the place of an entry or of a slot that is taken.
     #[inline(always)]
-    fn swap<F: TableFamily, T: Tables>(&self, tables: &T, new: Control) -> bool {
-        let old = self.control.word();
-        tables
-            .flows::<F>()
-            .set(self.set)
-            .is_some_and(|set| set.cas(self.base as usize, old, new.word()) == old)
+    pub const fn is_at(&self, set: u32, base: usize) -> bool {
+        (self.taken || self.found as u8 == Found::Entry as u8) && self.set == set && self.base as usize == base
+    }
+
+    /// The bit of its slot among those of a set.
+    #[inline(always)]
+    pub const fn bit_in<F: TableFamily>(&self, set: u32) -> u32 {
+        if !(self.taken || self.found as u8 == Found::Entry as u8) || self.set != set {
+            return 0;
+        }
+        1 << slot_of::<F>(self.base as usize)
     }
 
     /// Frees the entry if nobody changed it since it was read.
     #[inline(always)]
     pub fn free<F: TableFamily, T: Tables>(&self, tables: &T) -> bool {
         tables.flows::<F>().set(self.set).is_some_and(|set| {
-            let freed = free(set, self.base as usize, self.control);
-            let home = self.home::<F, T>(tables);
-            if freed && self.set != home {
-                tables.recount::<F>(home, false);
+            let freed = free::<F, _>(set, self.base as usize, self.control);
+            if freed {
+                tables.leave::<F>(self.set, self.base as usize, self.home::<F, T>(tables));
             }
             freed
         })
     }
+}
+
+/// The slot whose control word is at `base`.
+#[inline(always)]
+pub const fn slot_of<F: Family>(base: usize) -> usize {
+    (base / F::SLOT_WORDS) & (SET_SLOTS - 1)
 }
 
 /// The hash of a key in the table.
@@ -133,33 +149,187 @@ pub(super) fn hash<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> u64 {
     key.hash(tables.config(config::TABLE_SEED))
 }
 
-/// What came of an insertion.
+/// What came of asking for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inserted {
-    /// Both halves stand.
-    Pair,
-    /// Another CPU inserted the same flow, or one with the same reply key, in another form at the same time; nothing of ours stands.
-    Conflict,
+#[repr(u8)]
+pub enum Claimed {
+    /// A slot is taken for the key.
+    Slot,
+    /// The key stands already.
+    Entry,
+    /// Another CPU is entering or freeing the key at this moment, or may be.
+    Busy,
     /// No slot could be had.
     Full,
+    /// Nothing yet: it may be asked again.
+    Again,
+    /// Nothing yet: all slots that were asked for are taken.
+    Crowded,
 }
 
-/// Frees the slot at `base` if its entry is as it was seen to be. Where it was spilled, that is the caller's to count.
-#[inline(always)]
-pub fn free<S: SetRef>(set: S, base: usize, seen: Control) -> bool {
-    let mut seen = seen;
-    for _ in 0..FREE_TRIES {
-        let found = Control::from_word(set.cas(base, seen.word(), seen.freed().word()));
-        if found == seen {
-            return true;
+impl Claimed {
+    /// Reads the number; unknown numbers mean that no slot could be had.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Slot,
+            1 => Self::Entry,
+            2 => Self::Busy,
+            4 => Self::Again,
+            5 => Self::Crowded,
+            _ => Self::Full,
         }
-        // A count of spilled entries is no change of this one.
-        if (found.word() ^ seen.word()) & !((SPILLED as u64) << 32) != 0 {
-            return false;
+    }
+
+    /// What a look-up before that means.
+    #[inline(always)]
+    pub const fn of(found: Found) -> Self {
+        match found {
+            Found::Entry => Self::Entry,
+            Found::Busy => Self::Busy,
+            Found::Nothing => Self::Again,
+        }
+    }
+}
+
+/// Takes a slot for `key`, whose hash `spot` tells, and tells it, or the entry that stands under the key already. `stays` is the other half's spot: its slot
+/// is never displaced. `spare` and `room` are room to work in. Never [`Claimed::Again`] nor [`Claimed::Crowded`]. Called through [`Tables::claim`].
+#[inline(always)]
+pub fn claim<F: TableFamily, T: Tables>(
+    tables: &T,
+    key: &Key<F>,
+    spare: &mut Entry<F>,
+    spot: &mut Spot,
+    stays: &Spot,
+    room: &mut Spot,
+) -> Claimed {
+    for _ in 0..TRIES {
+        let mut claimed = tables.claim_at_home(key, spot, stays);
+        if claimed == Claimed::Crowded {
+            claimed = tables.spill(key, spot, stays);
+        }
+        if claimed == Claimed::Crowded {
+            claimed = tables.make_room(spare, spot, stays, room);
+        }
+        if claimed != Claimed::Again {
+            return claimed;
+        }
+    }
+    Claimed::Busy
+}
+
+/// [`claim`] in the key's first set, once: [`Claimed::Crowded`] where it is full. Called through [`Tables::claim_at_home`].
+#[inline(always)]
+pub fn claim_at_home<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, spot: &mut Spot, stays: &Spot) -> Claimed {
+    let hash = spot.hash;
+    debug_assert_eq!(hash, self::hash(tables, key), "a spot of another key");
+    let table = tables.flows::<F>();
+    let [first, second] = candidates(hash, table.mask());
+    let roll = Roll::from_word(table.roll(first));
+    let mut found = search::look::<F, T>(tables, first, roll, key, spot, stays);
+    if found == Found::Nothing && roll.spilled() != 0 {
+        let roll = latest_roll(table, second);
+        found = search::look::<F, T>(tables, second, roll, key, spot, stays);
+    }
+    if found != Found::Nothing {
+        return Claimed::of(found);
+    }
+    let slot = roll.vacant(hash);
+    if slot == SET_SLOTS {
+        return Claimed::Crowded;
+    }
+    let taken = roll.take(slot, hash);
+    if table.cas_roll(first, roll.word(), taken.word()) != roll.word() {
+        return Claimed::Again;
+    }
+    *spot = Spot::taken(first, hash, slot * F::SLOT_WORDS, taken.version());
+    Claimed::Slot
+}
+
+/// Leaves a slot that was taken and in which nothing was published.
+#[inline(always)]
+pub fn unclaim<F: TableFamily, T: Tables>(tables: &T, spot: &mut Spot) {
+    spot.taken = false;
+    tables.leave::<F>(spot.set, spot.base as usize, spot.home::<F, T>(tables));
+}
+
+/// Publishes an entry in the slot that was taken for it, with `flow_state`.
+#[inline(always)]
+pub fn publish<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, flow_state: u16, spot: &mut Spot) {
+    let Some(set) = tables.flows::<F>().set(spot.set) else {
+        return;
+    };
+    let (base, version) = (spot.base as usize, spot.control.version);
+    slot::write(&set, base, version, entry);
+    spot.control = Control {
+        version,
+        state: flow_state,
+        last_seen: tables.now(),
+    }
+    .in_phase(LIVE);
+    set.store(base, spot.control.word());
+    spot.found = Found::Entry;
+    spot.taken = false;
+}
+
+/// Enters one entry alone, where nothing stands under its key; as for [`claim`].
+#[inline(always)]
+pub fn enter<F: TableFamily, T: Tables>(
+    tables: &T,
+    entry: &Entry<F>,
+    spare: &mut Entry<F>,
+    flow_state: u16,
+    spot: &mut Spot,
+    stays: &Spot,
+    room: &mut Spot,
+) -> Claimed {
+    let claimed = tables.claim(&entry.key, spare, spot, stays, room);
+    if claimed == Claimed::Slot {
+        publish(tables, entry, flow_state, spot);
+    }
+    claimed
+}
+
+/// Frees the entry at `base` if it is as it was seen to be; the slot is still taken, and the caller's to leave.
+#[inline(always)]
+pub fn free<F: TableFamily, S: SetRef>(set: S, base: usize, seen: Control) -> bool {
+    seen.phase() == LIVE
+        && slot::is_whole::<F, S>(set, base, seen.version)
+        && set.cas(base, seen.word(), seen.in_phase(GONE).word()) == seen.word()
+}
+
+/// Leaves the slot at `base` of a set, whose key's first set is `home`: an entry that was spilled is counted off. Called through [`Tables::leave`].
+#[inline(always)]
+pub fn leave<F: TableFamily, T: Tables>(tables: &T, index: u32, base: usize, home: u32) {
+    leave_in::<F, _>(tables.flows::<F>(), index, base);
+    if index != home {
+        tables.recount::<F>(home, false);
+    }
+}
+
+/// Leaves the slot at `base` of a set, which is the caller's. Where that fails ([`TRIES`] races lost), the sweep finds it.
+#[inline(always)]
+pub fn leave_in<F: Family, S: Rolls>(table: S, index: u32, base: usize) {
+    if let Some(set) = table.set(index) {
+        let seen = set.load(base);
+        set.cas(base, seen, Control::nothing(0).word());
+    }
+    let mut seen = table.roll(index);
+    for _ in 0..TRIES {
+        let left = Roll::from_word(seen).leave(slot_of::<F>(base));
+        let found = table.cas_roll(index, seen, left.word());
+        if found == seen {
+            break;
         }
         seen = found;
     }
-    false
+}
+
+/// The roll of a set as it is now, whatever was read before: reading alone orders nothing, swapping a word for itself does.
+#[inline(always)]
+pub(super) fn latest_roll<S: Rolls>(table: S, index: u32) -> Roll {
+    let seen = table.roll(index);
+    Roll::from_word(table.cas_roll(index, seen, seen))
 }
 
 /// Counts one spilled entry more, or one less, of a first set; false where it cannot be counted. Called through
@@ -171,236 +341,32 @@ pub fn recount<F: TableFamily, T: Tables>(tables: &T, home: u32, more: bool) -> 
 
 /// [`recount`] in a table.
 #[inline(always)]
-pub fn recount_in<S: Slots>(table: S, home: u32, more: bool) -> bool {
-    let Some(set) = table.set(home) else {
-        return false;
-    };
+pub fn recount_in<S: Rolls>(table: S, home: u32, more: bool) -> bool {
+    let mut seen = table.roll(home);
     for _ in 0..TRIES {
-        let seen = Control::from_word(set.load(0));
-        let count = seen.state & SPILLED;
-        if count == if more { SPILLED } else { 0 } {
+        let counted = Roll::from_word(seen).recounted(more).word();
+        if counted == seen {
             return false;
         }
-        let state = if more {
-            seen.state + SPILLED_ONE
-        } else {
-            seen.state - SPILLED_ONE
-        };
-        let new = Control { state, ..seen };
-        if set.cas(0, seen.word(), new.word()) == seen.word() {
-            return true;
-        }
-    }
-    false
-}
-
-/// Inserts both halves of a flow, `entry` and `reply`. `flow_state` is its initial state, `spare` room to work in; `spots` are those of reply
-/// and forward half, which tell the half's hash and perhaps what a look-up for it has left vacant, and one more as room.
-///
-/// `reply_stands` says that the caller found the very same reply half already (an orphan, or another CPU's): it is kept.
-#[inline(always)]
-pub fn insert_pair<F: TableFamily, T: Tables>(
-    tables: &T,
-    entry: &Entry<F>,
-    reply: &Entry<F>,
-    spare: &mut Entry<F>,
-    spots: &mut [Spot; 3],
-    flow_state: u16,
-    reply_stands: bool,
-) -> Inserted {
-    let [reply_spot, own, twin] = spots;
-    let mut answers = Half::Same;
-    if !reply_stands {
-        answers = insert_half(tables, reply, spare, flow_state | state::REPLY_HALF, reply_spot, twin);
-        match answers {
-            Half::Stands | Half::Same => {}
-            Half::Other => return Inserted::Conflict,
-            Half::Full => return Inserted::Full,
-        }
-    }
-    let forward = insert_half(tables, entry, spare, flow_state, own, twin);
-    if forward == Half::Other || forward == Half::Full {
-        // Another's reply half is not ours to take back.
-        if answers == Half::Stands {
-            free_twin(tables, entry, spare, twin);
-        }
-        return if forward == Half::Other {
-            Inserted::Conflict
-        } else {
-            Inserted::Full
-        };
-    }
-    if answers == Half::Stands && stands_still::<F, T>(tables, reply_spot) || reply_beside(tables, entry, spare, own) {
-        return Inserted::Pair;
-    }
-    if tables.seek(&entry.key, &entry.rewrite.src, &entry.rewrite.dst, own) == Seen::Same {
-        own.free::<F, T>(tables);
-    }
-    Inserted::Conflict
-}
-
-/// Whether an entry stands where it was entered just now; if so it need not be looked for.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn stands_still<F: TableFamily, T: Tables>(tables: &T, spot: &Spot) -> bool {
-    let set = tables.flows::<F>().set(spot.set);
-    set.is_some_and(|set| contend::confirmed(set, spot.base as usize, spot.control).phase() == LIVE)
-}
-
-/// Whether the reply half still stands now that the forward half `entry` does: it may have been displaced before. `spare` is
-/// room to work in, `own` the slot that the forward half was entered in.
-///
-/// Looked for more than once: of two equal halves one may appear behind the reader's back and the other go before its eyes,
-/// and another flow's may stand there for as long as its CPU needs to take it back.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn reply_beside<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, spare: &mut Entry<F>, own: &Spot) -> bool {
-    spare.key = entry.key.twin(entry.rewrite);
-    let mut spot = Spot::of_key(tables, &spare.key);
-    for _ in 0..TRIES {
-        let twin = seek_twin(tables, &spare.key, &entry.key, &mut spot);
-        if matches!(twin, Seen::Same | Seen::Changing) {
-            return true;
-        }
-        if let Some(set) = tables.flows::<F>().set(own.set) {
-            contend::order(set, own.base as usize);
-        }
-    }
-    false
-}
-
-/// Inserts the reply half of a forward entry whose own was lost. True when it stands now. The first of `spots` tells its hash.
-#[inline(always)]
-pub fn insert_reply<F: TableFamily, T: Tables>(
-    tables: &T,
-    reply: &Entry<F>,
-    spare: &mut Entry<F>,
-    spots: &mut [Spot; 3],
-    flow_state: u16,
-) -> bool {
-    let [spot, _, twin] = spots;
-    let half = insert_half(tables, reply, spare, flow_state | state::REPLY_HALF, spot, twin);
-    matches!(half, Half::Stands | Half::Same)
-}
-
-/// Inserts one entry, tells its spot, and settles with its equals. `spot` is as for [`insert`]; `spare` and `twin` are room to work in.
-#[inline(always)]
-pub fn insert_half<F: TableFamily, T: Tables>(
-    tables: &T,
-    entry: &Entry<F>,
-    spare: &mut Entry<F>,
-    flow_state: u16,
-    spot: &mut Spot,
-    twin: &mut Spot,
-) -> Half {
-    if tables.insert(entry, spare, flow_state, spot, twin) {
-        tables.settle(entry, spot)
-    } else {
-        Half::Full
-    }
-}
-
-/// Inserts one entry, in `spot` where that is vacant, never in place of its own twin, and tells its spot (false where no slot could be
-/// had). `spot` tells the entry's hash; `spare` holds an evicted entry while its twin is freed, `twin` spots of twins. Called through [`Tables::insert`].
-#[inline(always)]
-pub fn insert<F: TableFamily, T: Tables>(
-    tables: &T,
-    entry: &Entry<F>,
-    spare: &mut Entry<F>,
-    flow_state: u16,
-    spot: &mut Spot,
-    twin: &mut Spot,
-) -> bool {
-    debug_assert_eq!(spot.hash, hash(tables, &entry.key), "a spot of another key");
-    twin.found = Found::Nothing;
-    for _ in 0..INSERT_TRIES {
-        if !spot.vacant && !tables.choose::<F>(twin, spot) {
-            return false;
-        }
-        spot.vacant = false;
-        // Only who displaces another may meet its own twin.
-        if spot.control.phase() != FREE {
-            spare.key = entry.key.twin(entry.rewrite);
-            twin.aim(tables, &spare.key);
-            twin.found = scan(tables, &spare.key, twin);
-            if twin.found == Found::Entry && !tables.choose::<F>(twin, spot) {
-                return false;
-            }
-        }
-        let Some(set) = tables.flows::<F>().set(spot.set) else {
-            return false;
-        };
-        let base = spot.base as usize;
-        let victim = spot.control;
-        let taken = Control {
-            version: victim.next_version(),
-            state: BUSY | victim.state & SPILLED,
-            last_seen: tag(spot.hash),
-        };
-        let home = spot.home::<F, T>(tables);
-        if spot.set != home && !tables.recount::<F>(home, true) {
-            return false;
-        }
-        if !spot.swap::<F, T>(tables, taken) {
-            if spot.set != home {
-                tables.recount::<F>(home, false);
-            }
-            continue;
-        }
-        // The words are the victim's until they are written, and whoever has won the slot sees them whole.
-        if victim.phase() == LIVE && slot::decode_into(&set, base, victim.version, spare) {
-            let its_home = slots::home(hash(tables, &spare.key), tables.flows::<F>().mask());
-            if its_home != spot.set {
-                tables.recount::<F>(its_home, false);
-            }
-            evict_twin(tables, spare, twin);
-        }
-        slot::write(&set, base, taken.version, entry);
-        spot.control = publish(set, base, taken, flow_state, tables.now());
-        return true;
-    }
-    false
-}
-
-/// Publishes the entry of a slot that was taken; its control word. The count of spilled entries beside it may change meanwhile.
-#[inline(always)]
-fn publish<S: SetRef>(set: S, base: usize, taken: Control, flow_state: u16, now: u32) -> Control {
-    let mut seen = taken;
-    let mut live = taken;
-    for _ in 0..TRIES {
-        live = Control {
-            version: taken.version,
-            state: flow_state & !(PHASE | SPILLED) | LIVE | seen.state & SPILLED,
-            last_seen: now,
-        };
-        let found = Control::from_word(set.cas(base, seen.word(), live.word()));
+        let found = table.cas_roll(home, seen, counted);
         if found == seen {
-            break;
+            return true;
         }
         seen = found;
     }
-    live
+    false
 }
 
-/// Frees the twin of an entry that is being evicted, also if a packet refreshes it meanwhile. Turns `victim`; `twin` is room.
-#[inline(always)]
-fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>, twin: &mut Spot) {
-    victim.turn();
-    twin.aim(tables, &victim.key);
-    for _ in 0..EVICT_TRIES {
-        let seen = tables.seek(&victim.key, &victim.rewrite.src, &victim.rewrite.dst, twin);
-        if seen != Seen::Same || twin.free::<F, T>(tables) {
-            break;
-        }
-    }
-}
-
-/// Frees the entry at `spot` and its twin, unless a packet came meanwhile. `spare` and `twin` are room to work in.
+/// Frees the entry at `spot` and its twin, unless a packet came meanwhile. `spare` and `twin` are room to work in. Called through
+/// [`Tables::free_pair`].
 #[inline(always)]
 pub fn free_pair<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot) -> bool {
     let set = tables.flows::<F>().set(spot.set);
     let freed = set.is_some_and(|set| slot::decode_into(&set, spot.base as usize, spot.control.version, spare))
         && spot.free::<F, T>(tables);
     if freed {
-        evict_twin(tables, spare, twin);
+        // Where the twin is being entered, that is by whoever asks for this.
+        tables.evict_twin(spare, twin, &Spot::none(Found::Nothing));
     }
     freed
 }
@@ -424,6 +390,9 @@ pub fn touch<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, add: u16, now: 
         return seen.state;
     };
     for _ in 0..TRIES {
+        if seen.phase() != LIVE {
+            break;
+        }
         let new = Control {
             state: seen.state | add,
             last_seen: now,
@@ -433,7 +402,7 @@ pub fn touch<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, add: u16, now: 
         if found == seen {
             return new.state;
         }
-        if found.version != seen.version || found.phase() != LIVE {
+        if found.version != seen.version {
             break;
         }
         seen = found;

@@ -1,7 +1,7 @@
 //! A flow's first packet: decide what the flow is ([`begin`]), then enter it in the table ([`enter`]).
 //!
 //! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all. A SYN comes here without having been
-//! looked for: [`enter`] does so once it knows where both halves would stand, [`begin`] where none may begin. One whose flow stands
+//! looked for: [`enter`] finds its flow where it takes a slot for it, [`begin`] looks where none may begin. One whose flow stands
 //! goes to [`super::note()`], as if nothing had been decided.
 
 use super::gate::{addressed, connects, is_for_us, limited, opens, refusal, refuse_with};
@@ -10,7 +10,7 @@ use crate::access::{Packet, Route, TableFamily, Tables};
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{Place, Rewrite, Seen, Way};
 use crate::flow::state::{self, DATAGRAM, LIVE, REPLY_HALF};
-use crate::flow::table::{self, Inserted};
+use crate::flow::table::{self, Claimed};
 use crate::hash;
 use crate::layout::config;
 use crate::steps::place::{self, NewSource};
@@ -20,6 +20,9 @@ use crate::wire;
 
 /// How many SNAT ports are tried for a new flow.
 pub const PORT_TRIES: u32 = 8;
+
+/// How many ports of flows that are over are freed, beside those that are tried.
+const FREED_PORTS: u32 = 2;
 
 /// Distance between the ports that are tried: a prime above every range, so that no walk meets a port twice.
 const PORT_STEP: u32 = 65_537;
@@ -207,62 +210,91 @@ fn first_state(protocol: u8, tcp_flags: u8) -> u16 {
 #[inline(always)]
 pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<F::Addr> {
     turn(work);
-    if work.task == Task::Reply {
-        work.spots[0].aim(tables, &work.reply.key);
-        // An answer that nobody un-translates would reset the client.
-        if !table::insert_reply(tables, &work.reply, &mut work.spare, &mut work.spots, work.flow_state) {
-            return Step::done(Verdict::drop(Reason::FlowTableFull));
-        }
-        tables.count(Reason::Healed);
-        return Step::next(Stage::Translate);
-    }
     work.spots[1].aim(tables, &work.entry.key);
-    if !announce(tables, work) {
+    if work.task == Task::Reply {
+        return reply_again(tables, work);
+    }
+    if !try_port(tables, work, 0) {
         return Step::done(Verdict::drop(Reason::PortsExhausted));
     }
-    let [_, own, _] = &mut work.spots;
-    if connects(work.ports.tcp_flags) && search::scan(tables, &work.entry.key, own) != Found::Nothing {
+    tables.fetch::<F>(work.spots[1].hash);
+    tables.fetch::<F>(work.spots[0].hash);
+    let claimed = claim(tables, work, false);
+    if claimed == Claimed::Entry {
+        // Known, as of a SYN that is sent again, or by now.
         return Step::next(Stage::Note);
     }
-    let found = free_port(tables, work);
-    if found == Port::None {
-        return Step::done(Verdict::drop(Reason::PortsExhausted));
+    if claimed != Claimed::Slot {
+        return Step::done(Verdict::drop(refusal_of(claimed)));
     }
-    if found == Port::Busy {
-        return Step::done(Verdict::drop(Reason::FlowBusy));
-    }
+    let reason = free_port(tables, work);
     let Work {
         entry,
         reply,
-        spare,
-        spots,
+        spots: [reply_spot, own, _],
         flow_state,
         ..
     } = work;
+    if reason != Reason::NewFlow {
+        table::unclaim::<F, T>(tables, own);
+        return Step::done(Verdict::drop(reason));
+    }
     entry.rewrite.src.port = reply.key.dst.port;
-    let reply_stands = found == Port::ReplyStands;
-    match table::insert_pair(tables, entry, reply, spare, spots, *flow_state, reply_stands) {
-        Inserted::Pair => {
-            tables.count(Reason::NewFlow);
-            Step::next(Stage::Translate)
-        }
-        Inserted::Conflict => Step::done(Verdict::drop(Reason::FlowBusy)),
-        Inserted::Full => Step::done(Verdict::drop(Reason::FlowTableFull)),
+    table::publish(tables, reply, *flow_state | REPLY_HALF, reply_spot);
+    table::publish(tables, entry, *flow_state, own);
+    tables.count(reason);
+    Step::next(Stage::Translate)
+}
+
+/// Enters the reply half again that the forward half at hand has lost. An answer that nobody un-translates would reset the client.
+#[inline(always)]
+fn reply_again<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<F::Addr> {
+    work.spots[0].aim(tables, &work.reply.key);
+    // The forward half stays where it stands.
+    let own = &mut work.spots[1];
+    own.found = search::scan(tables, &work.entry.key, own);
+    let claimed = claim(tables, work, true);
+    let Work {
+        reply,
+        spots: [spot, ..],
+        flow_state,
+        ..
+    } = work;
+    if claimed == Claimed::Slot {
+        table::publish(tables, reply, *flow_state | REPLY_HALF, spot);
+    } else if claimed != Claimed::Entry
+        || search::translates(tables, spot, &reply.rewrite.src, &reply.rewrite.dst) != Seen::Same
+    {
+        return Step::done(Verdict::drop(Reason::FlowTableFull));
+    }
+    tables.count(Reason::Healed);
+    Step::next(Stage::Translate)
+}
+
+/// Why a flow that got no slot is dropped.
+#[inline(always)]
+const fn refusal_of(claimed: Claimed) -> Reason {
+    match claimed {
+        Claimed::Full => Reason::FlowTableFull,
+        Claimed::Slot | Claimed::Entry | Claimed::Busy | Claimed::Again | Claimed::Crowded => Reason::FlowBusy,
     }
 }
 
-/// What came of the search for a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Port {
-    /// None is free.
-    None,
-    /// The client's own is being taken at this moment, most likely for this very flow.
-    Busy,
-    /// This one is free.
-    Free,
-    /// This one is the flow's already: its reply entry stands.
-    ReplyStands,
+/// Takes a slot for the reply half at hand, or for the forward half.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn claim<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, reply: bool) -> Claimed {
+    let Work {
+        entry,
+        reply: answer,
+        spare,
+        spots: [reply_spot, own, room],
+        ..
+    } = work;
+    if reply {
+        tables.claim(&answer.key, spare, reply_spot, own, room)
+    } else {
+        tables.claim(&entry.key, spare, own, reply_spot, room)
+    }
 }
 
 /// Makes the reply half of the entry at hand.
@@ -277,20 +309,8 @@ fn turn<F: TableFamily>(work: &mut Work<F>) {
     work.entry.twin_into(answers, &mut work.reply);
 }
 
-/// Gives the reply half of a flow that begins the port that is tried first. For a SYN, which nobody has looked for, asks memory for the places of
-/// both halves before the first is read. False where there is no port.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn announce<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> bool {
-    let is_there = try_port(tables, work, 0);
-    if is_there && connects(work.ports.tcp_flags) {
-        tables.fetch::<F>(work.spots[0].hash);
-        tables.fetch::<F>(work.spots[1].hash);
-    }
-    is_there
-}
-
 /// Gives the reply half the source port that is tried at step `i`, and its spot the hash that follows; false where there is no port.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn try_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, i: u32) -> bool {
     let Some(port) = tried_port(tables, work, i) else {
         return false;
@@ -324,29 +344,47 @@ fn tried_port<F: TableFamily, T: Tables>(tables: &T, work: &Work<F>, i: u32) -> 
     Some((first + (start + i * PORT_STEP) % count) as u16)
 }
 
-/// Finds the source port that makes the reply's key unique, beginning with the one that it has, and leaves it there, and where the reply
-/// half stands or may be entered. A port whose flow is closed is taken over, and that flow ends whole.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Port {
+/// Finds the source port that makes the reply's key unique, beginning with the one that it has, leaves it there, and takes a slot for the reply
+/// half ([`Reason::NewFlow`]; else why there is none). A port whose flow is closed, or of which this flow's reply half alone is left, is taken over,
+/// and what stood there ends whole.
+#[inline(always)]
+fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Reason {
     let own_port = work.task == Task::PairOwnPort;
-    for i in 0..=PORT_TRIES {
-        if i != 0 && !try_port(tables, work, i) {
-            return Port::None;
+    let mut tried = 0;
+    for _ in 0..core::hint::black_box(PORT_TRIES + FREED_PORTS) {
+        match claim(tables, work, true) {
+            Claimed::Slot => return Reason::NewFlow,
+            Claimed::Entry if take_over(tables, work) => continue,
+            // The client's own is being taken at this moment, most likely for this very flow.
+            refused @ (Claimed::Busy | Claimed::Again | Claimed::Crowded) if tried == 0 && !own_port => {
+                return refusal_of(refused);
+            }
+            refused @ Claimed::Full => return refusal_of(refused),
+            Claimed::Entry | Claimed::Busy | Claimed::Again | Claimed::Crowded => {}
         }
-        let [spot, _, twin] = &mut work.spots;
-        let seen = search::seek_twin(tables, &work.reply.key, &work.entry.key, spot);
-        match seen {
-            Seen::Nothing => return Port::Free,
-            Seen::Same if !spot.control.closed() => return Port::ReplyStands,
-            Seen::Changing if i == 0 && !own_port => return Port::Busy,
-            Seen::Same | Seen::Other | Seen::Changing => {}
-        }
-        let ends = seen == Seen::Same || seen == Seen::Other && own_port && spot.control.closed();
-        if ends && table::free_pair(tables, spot, &mut work.spare, twin) {
-            return Port::Free;
+        tried += 1;
+        if tried > PORT_TRIES || !try_port(tables, work, tried) {
+            break;
         }
     }
-    Port::None
+    Reason::PortsExhausted
+}
+
+/// Frees the flow that has the port which is tried, if it is over, or if its reply half is this flow's and alone.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn take_over<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> bool {
+    let own_port = work.task == Task::PairOwnPort;
+    let Work {
+        reply,
+        spare,
+        spots: [spot, _, room],
+        ..
+    } = work;
+    let seen = search::translates(tables, spot, &reply.rewrite.src, &reply.rewrite.dst);
+    let is_over = seen == Seen::Same || seen == Seen::Other && own_port && spot.control.closed();
+    let freed = is_over && tables.free_pair(spot, spare, room);
+    spot.found = Found::Nothing;
+    freed
 }
 
 /// The address that a source-translated packet leaves with: the route's preferred source, else that of the device it leaves

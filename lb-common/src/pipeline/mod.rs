@@ -4,7 +4,7 @@
 //! fast       parse → is it ours? → flow look-up ─hit, nothing to note→ way out → rewrite → go on
 //! note       a hit that changes state, age or hook, fragments, IPv4 options: noted on both halves → translate; over or gone → begin; twin lost → enter
 //! begin      frontend → source class → backend → place → a way out exists → enter; where none may begin, a SYN: flow look-up ─hit→ note
-//! enter      (a SYN: flow look-up ─hit→ note) → port → both halves into the flow table → translate
+//! enter      a slot for the forward half ─it stands→ note; port and a slot for the reply half → both into the flow table → translate
 //! translate  way out → rewrite → go on
 //! control    ICMP: an error about a flow → translate both headers; ping to a VIP → answer; another protocol behind IPv6 extension
 //!            headers, if it is ours → note
@@ -18,8 +18,8 @@
 //! At XDP the same stages run with [`Packet::EARLY`], and leave to the tc hook of the device whatever is not plain or has no
 //! sure way out, untouched.
 //!
-//! A SYN is most likely a flow's first packet and is decided on before it is looked for: then both places of its flow are known, and memory
-//! brings them at once instead of one after the other.
+//! A SYN is most likely a flow's first packet and is decided on before it is looked for: whether it stands, the roll tells where a slot is taken
+//! for it, and no set is waited for. Of a datagram, which may be, the roll is asked before the set.
 //!
 //! Rules: find out that a packet is ours before dropping or answering anything; decide the way out before writing anything;
 //! an established flow costs one flow look-up; every return names a [`Reason`], which the caller counts.
@@ -136,7 +136,7 @@ pub struct Work<F: Family> {
     pub reply: Entry<F>,
     /// Another entry: the twin, or one that is evicted.
     pub spare: Entry<F>,
-    /// For [`enter`]: where the halves were entered, and room for one more.
+    /// For [`enter`]: where reply and forward half are entered, and room for one more.
     pub spots: [Spot; 3],
     /// For [`enter`]: the state that the entry begins with. For [`translate_known`]: one that tells whether it is a reply half.
     pub flow_state: u16,
@@ -245,7 +245,10 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         dst: header.dst_side(ports),
         protocol: header.protocol,
     };
-    let (found, control, read) = search::find::<F, T>(tables, &key, key.hash(tables.config(config::TABLE_SEED)));
+    let hash = key.hash(tables.config(config::TABLE_SEED));
+    // A datagram may well be a flow's first.
+    let doubtful = begins && header.protocol == wire::UDP;
+    let (found, control, read) = search::find::<F, T>(tables, &key, hash, doubtful);
     let Some((rewrite, place)) = read else {
         return match found {
             Found::Nothing if begins => Step::next(Stage::Begin),
@@ -284,5 +287,5 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
 #[inline(always)]
 fn meets_reply<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> bool {
     let answer = key.answer();
-    search::find::<F, T>(tables, &answer, answer.hash(tables.config(config::TABLE_SEED))).0 != Found::Nothing
+    search::find::<F, T>(tables, &answer, answer.hash(tables.config(config::TABLE_SEED)), true).0 != Found::Nothing
 }

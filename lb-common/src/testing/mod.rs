@@ -7,13 +7,16 @@
 mod buffer;
 mod frame;
 mod fuzz;
+mod pair;
 mod publish;
 mod run;
+mod sets;
 mod tables;
 
 pub use buffer::{Buffer, Summed};
 pub use frame::Frame;
 pub use fuzz::fuzz;
+pub use pair::{Entered, enter_pair};
 pub use publish::{BackendRecord, Block};
 pub use run::{Outcome, run, run_early};
 pub use tables::{HostRoute, HostTables, Lookup, Lookups, Sizes};

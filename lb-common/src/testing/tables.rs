@@ -8,7 +8,8 @@ use std::ops::Sub;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::access::{Macs, Route, RouteKind, SetRef, Slots, TableFamily, Tables};
+use super::sets::HostSlots;
+use crate::access::{Macs, Route, RouteKind, TableFamily, Tables};
 use crate::family::{Family as _, V4, V6};
 use crate::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, BITS_WORDS, Device, FragmentKey, SET_SLOTS, config};
 use crate::verdict::{REASONS, Reason};
@@ -21,6 +22,8 @@ pub enum Lookup {
     Flows,
     /// A set of the flow table.
     FlowSets,
+    /// The roll of a set.
+    Rolls,
     /// A search of the frontend table.
     Frontends,
     /// A set of the frontend table.
@@ -180,7 +183,7 @@ pub(super) fn store(words: &[AtomicU64], index: usize, value: u64) {
 impl HostTables {
     /// Empty tables.
     pub fn new(sizes: Sizes) -> Self {
-        let flows = |slot_words| zeroed(sizes.flow_sets * SET_SLOTS * slot_words);
+        let flows = |slot_words| zeroed((SET_SLOTS * slot_words + 1) * sizes.flow_sets);
         let frontends = |slot_words| zeroed(sizes.frontend_sets * SET_SLOTS * slot_words);
         Self {
             flows: [V4::SLOT_WORDS, V6::SLOT_WORDS].map(flows),
@@ -268,59 +271,10 @@ impl HostTables {
         }
     }
 
-    fn look(&self, kind: Lookup) {
+    pub(super) fn look(&self, kind: Lookup) {
         if let Some(counter) = self.lookups.get(kind as usize) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// A table of sets.
-#[derive(Clone, Copy, Debug)]
-pub struct HostSlots<'a> {
-    words: &'a [AtomicU64],
-    set_words: usize,
-    mask: u32,
-    tables: &'a HostTables,
-    kind: Lookup,
-}
-
-impl<'a> Slots for HostSlots<'a> {
-    type Set = HostSet<'a>;
-
-    fn mask(self) -> u32 {
-        self.mask
-    }
-
-    fn set(self, index: u32) -> Option<HostSet<'a>> {
-        let start = index as usize * self.set_words;
-        self.tables.look(self.kind);
-        Some(HostSet {
-            words: self.words.get(start..start + self.set_words)?,
-        })
-    }
-}
-
-/// One set.
-#[derive(Clone, Copy, Debug)]
-pub struct HostSet<'a> {
-    words: &'a [AtomicU64],
-}
-
-impl SetRef for HostSet<'_> {
-    fn load(self, word: usize) -> u64 {
-        load(self.words, word)
-    }
-
-    fn store(self, word: usize, value: u64) {
-        store(self.words, word, value);
-    }
-
-    fn cas(self, word: usize, old: u64, new: u64) -> u64 {
-        self.words.get(word).map_or(0, |word| {
-            word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed)
-                .unwrap_or_else(|found| found)
-        })
     }
 }
 

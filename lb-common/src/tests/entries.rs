@@ -3,18 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::node::{HZ, Node, TCP, each_family};
-use crate::access::{SetRef as _, Slots as _, TableFamily, Tables as _};
+use crate::access::{Rolls as _, Slots as _, TableFamily, Tables as _};
 use crate::family::{V4, V6};
-use crate::flow::contend::Half;
+use crate::flow::roll::Roll;
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Key, Place, Rewrite};
-use crate::flow::state::{
-    BUSY, Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, FREE, LIVE, REPLIED, RESET, SETTLED,
-};
-use crate::flow::table::{self, Inserted, Spot};
+use crate::flow::state::{DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, LIVE, REPLIED, REPLY_HALF, RESET, SETTLED};
+use crate::flow::table::{self, Claimed, Spot, slot_of};
 use crate::layout::{SET_SLOTS, VERSION_MASK, config};
-use crate::slots::home;
-use crate::testing::{Sizes, side};
+use crate::slots::{candidates, probe};
+use crate::testing::{Entered, Sizes, enter_pair, side};
 
 const OPEN: u16 = LIVE;
 const ANSWERED: u16 = LIVE | DATAGRAM | REPLIED;
@@ -57,12 +55,6 @@ fn nowhere() -> Spot {
     Spot::none(Found::Nothing)
 }
 
-/// Spots of both halves of a flow that nobody has looked for, and room for one more.
-fn spots<F: TableFamily>(node: &Node, forward: &Entry<F>) -> [Spot; 3] {
-    let of = |half: &Entry<F>| Spot::of_key(&&node.tables, &half.key);
-    [of(&reply_of(forward)), of(forward), nowhere()]
-}
-
 const REPLY_PLACE: Place = Place {
     hooks: 2,
     way: 0,
@@ -70,16 +62,23 @@ const REPLY_PLACE: Place = Place {
     backend: 1 << 32,
 };
 
-fn enter<F: TableFamily>(node: &Node, n: u16, state: u16) -> Inserted {
+fn enter<F: TableFamily>(node: &Node, n: u16, state: u16) -> Entered {
     let entry = entry::<F>(n);
-    table::insert_pair(
-        &&node.tables,
-        &entry,
-        &reply_of(&entry),
+    enter_pair(&&node.tables, &entry, &reply_of(&entry), state)
+}
+
+/// Enters one entry alone.
+fn enter_half<F: TableFamily>(node: &Node, entry: &Entry<F>, state: u16) -> Claimed {
+    let tables = &&node.tables;
+    let mut spot = Spot::of_key(tables, &entry.key);
+    table::enter(
+        tables,
+        entry,
         &mut Entry::empty(),
-        &mut spots(node, &entry),
         state,
-        false,
+        &mut spot,
+        &nowhere(),
+        &mut nowhere(),
     )
 }
 
@@ -118,14 +117,14 @@ fn eight_slots(test: impl Fn(&Node, Enter, IsWhole)) {
     test(&Node::new(true, sizes), enter::<V6>, is_whole::<V6>);
 }
 
-type Enter = fn(&Node, u16, u16) -> Inserted;
+type Enter = fn(&Node, u16, u16) -> Entered;
 type IsWhole = fn(&Node, u16) -> bool;
 
 #[test]
 fn a_pair_that_was_entered_is_found_from_both_sides() {
     eight_slots(|node, enter, is_whole| {
         for n in 0..4 {
-            assert_eq!(enter(node, n, OPEN), Inserted::Pair);
+            assert_eq!(enter(node, n, OPEN), Entered::Pair);
         }
         assert!((0..4).all(|n| is_whole(node, n)));
         assert!(!is_whole(node, 4));
@@ -135,65 +134,31 @@ fn a_pair_that_was_entered_is_found_from_both_sides() {
 }
 
 #[test]
-fn an_entry_that_was_not_found_stands_in_the_free_slot_that_the_look_up_told_or_elsewhere_if_that_was_taken() {
+fn an_entry_takes_the_first_free_slot_of_its_first_set_or_if_that_is_full_of_its_second() {
     fn check<F: TableFamily>(node: &Node) {
         let tables = &&node.tables;
-        let look_up = |key: Key<F>| {
-            let mut spot = Spot::of_key(tables, &key);
-            assert_eq!(search::scan(tables, &key, &mut spot), Found::Nothing);
-            spot
-        };
-        let is_free = |set: u32, base: usize| {
-            let set = tables.flows::<F>().set(set).expect("a set");
-            Control::from_word(set.load(base)).phase() == FREE
-        };
-        let mut told = [0, 0];
-        let mut look_up_strangers = || {
-            for stranger in 10..40 {
-                let key = entry::<F>(stranger).key;
-                let spot = look_up(key);
-                let home = home(key.hash(tables.config(config::TABLE_SEED)), tables.flows::<F>().mask());
-                let has_room = (0..SET_SLOTS).any(|slot| is_free(home, slot * F::SLOT_WORDS));
-                assert_eq!(spot.vacant, has_room);
-                assert!(!has_room || spot.set == home && is_free(home, spot.base as usize));
-                told[usize::from(has_room)] += 1;
-            }
-        };
-        for n in 0..4 {
-            look_up_strangers();
-            let forward = entry::<F>(n);
-            let halves = [reply_of(&forward), forward];
-            let found = halves.map(|half| look_up(half.key));
-            let mut spots = [found[0], found[1], nowhere()];
-            let inserted = table::insert_pair(
-                tables,
-                &halves[1],
-                &halves[0],
-                &mut Entry::empty(),
-                &mut spots,
-                OPEN,
-                false,
+        let table = tables.flows::<F>();
+        let taken = || [0, 1].map(|set| Roll::from_word(table.roll(set)).taken());
+        let mut spilled = 0;
+        for n in 0..8 {
+            let entry = entry::<F>(n);
+            let hash = entry.key.hash(tables.config(config::TABLE_SEED));
+            let before = taken();
+            let is_free = |place: &(u32, usize)| before[place.0 as usize] >> place.1 & 1 == 0;
+            let places = candidates(hash, table.mask()).into_iter();
+            let mut places = places.flat_map(|set| (0..SET_SLOTS).map(move |step| (set, probe(hash, step))));
+            let expected = places.find(is_free).expect("a slot is free");
+            assert_eq!(enter_half(node, &entry, OPEN), Claimed::Slot);
+            let spot = search::locate(tables, &entry.key);
+            assert_eq!(
+                (spot.found, (spot.set, slot_of::<F>(spot.base as usize))),
+                (Found::Entry, expected)
             );
-            assert_eq!(inserted, Inserted::Pair, "flow {n}");
-            assert!(is_whole::<F>(node, n));
-            let stand = halves.map(|half| search::locate(tables, &half.key));
-            let place = |spot: Spot| (spot.set, spot.base);
-            // The reply half is entered first.
-            let taken = [false, place(found[0]) == place(found[1])];
-            for half in 0..2 {
-                let as_told = found[half].vacant && place(stand[half]) == place(found[half]);
-                assert_eq!(
-                    as_told,
-                    found[half].vacant && !taken[half],
-                    "flow {n}: {found:?} {stand:?}"
-                );
-            }
+            spilled += u32::from(spot.set != spot.home::<F, _>(tables));
             node.check_table();
         }
-        // The one free slot is no first set's for half of them.
-        node.lose(&node.halves()[0]);
-        look_up_strangers();
-        assert!(told.iter().all(|times| *times > 0), "{told:?}");
+        assert_eq!(taken(), [0xf; 2]);
+        assert!(spilled > 0, "no set was full");
     }
     let sizes = Sizes {
         flow_sets: 2,
@@ -207,7 +172,7 @@ fn an_entry_that_was_not_found_stands_in_the_free_slot_that_the_look_up_told_or_
 fn spilled_entries_are_counted_in_their_first_set_until_they_go() {
     eight_slots(|node, enter, is_whole| {
         for n in 0..4 {
-            assert_eq!(enter(node, n, OPEN), Inserted::Pair);
+            assert_eq!(enter(node, n, OPEN), Entered::Pair);
         }
         let spilled = node.spilled();
         assert!(spilled.iter().all(|(told, are)| told == are), "{spilled:?}");
@@ -230,10 +195,10 @@ fn spilled_entries_are_counted_in_their_first_set_until_they_go() {
 fn settled_flows_are_never_displaced() {
     eight_slots(|node, enter, is_whole| {
         for n in 0..4 {
-            assert_eq!(enter(node, n, SETTLED_FLOW), Inserted::Pair);
+            assert_eq!(enter(node, n, SETTLED_FLOW), Entered::Pair);
         }
         for state in [OPEN, ANSWERED, ESTABLISHED_NOW, SETTLED_FLOW] {
-            assert_eq!(enter(node, 9, state), Inserted::Full);
+            assert_eq!(enter(node, 9, state), Entered::Full);
         }
         assert!((0..4).all(|n| is_whole(node, n)));
     });
@@ -245,12 +210,12 @@ fn the_least_valuable_flow_goes_and_it_goes_whole() {
     for (index, cheap) in worth.into_iter().enumerate() {
         eight_slots(|node, enter, is_whole| {
             for n in [0, 1, 3] {
-                assert_eq!(enter(node, n, SETTLED_FLOW), Inserted::Pair);
+                assert_eq!(enter(node, n, SETTLED_FLOW), Entered::Pair);
             }
-            assert_eq!(enter(node, 2, cheap), Inserted::Pair, "{index}");
+            assert_eq!(enter(node, 2, cheap), Entered::Pair, "{index}");
             node.tables.advance(1);
             // A newcomer takes two slots: both are the cheap flow's.
-            assert_eq!(enter(node, 9, OPEN), Inserted::Pair, "{index}");
+            assert_eq!(enter(node, 9, OPEN), Entered::Pair, "{index}");
             assert!(!is_whole(node, 2) && is_whole(node, 9), "{index}");
             assert!([0, 1, 3].into_iter().all(|n| is_whole(node, n)));
             assert!(node.widows().is_empty());
@@ -262,11 +227,11 @@ fn the_least_valuable_flow_goes_and_it_goes_whole() {
 fn a_pair_is_not_entered_by_displacing_its_own_half() {
     eight_slots(|node, enter, _| {
         for n in 0..4 {
-            assert_eq!(enter(node, n, SETTLED_FLOW), Inserted::Pair);
+            assert_eq!(enter(node, n, SETTLED_FLOW), Entered::Pair);
         }
         // One slot alone is free: the newcomer's reply half fits, its forward half does not.
         node.lose(&node.halves()[0]);
-        assert_eq!(enter(node, 9, OPEN), Inserted::Full);
+        assert_eq!(enter(node, 9, OPEN), Entered::Full);
         assert_eq!(node.halves().len(), 7, "half a flow was left behind");
     });
 }
@@ -276,10 +241,10 @@ fn of_equal_worth_the_oldest_goes_but_the_newest_of_those_that_have_not_settled(
     for (state, goes) in [(OPEN, 0), (ANSWERED, 0), (CLOSING, 0), (ESTABLISHED_NOW, 3)] {
         eight_slots(|node, enter, is_whole| {
             for n in 0..4 {
-                assert_eq!(enter(node, n, state), Inserted::Pair);
+                assert_eq!(enter(node, n, state), Entered::Pair);
                 node.tables.advance(HZ);
             }
-            assert_eq!(enter(node, 9, OPEN), Inserted::Pair);
+            assert_eq!(enter(node, 9, OPEN), Entered::Pair);
             let gone: Vec<u16> = (0..4).filter(|n| !is_whole(node, *n)).collect();
             assert_eq!(gone, [goes], "state {state:#x}");
         });
@@ -289,12 +254,12 @@ fn of_equal_worth_the_oldest_goes_but_the_newest_of_those_that_have_not_settled(
 #[test]
 fn what_has_timed_out_goes_first_whatever_it_is_worth() {
     eight_slots(|node, enter, is_whole| {
-        assert_eq!(enter(node, 0, SETTLED_FLOW), Inserted::Pair);
+        assert_eq!(enter(node, 0, SETTLED_FLOW), Entered::Pair);
         node.tables.advance(86_400 * HZ + 1);
         for n in 1..4 {
-            assert_eq!(enter(node, n, OPEN), Inserted::Pair);
+            assert_eq!(enter(node, n, OPEN), Entered::Pair);
         }
-        assert_eq!(enter(node, 9, OPEN), Inserted::Pair);
+        assert_eq!(enter(node, 9, OPEN), Entered::Pair);
         assert!(!is_whole(node, 0) && (1..4).all(|n| is_whole(node, n)));
     });
 }
@@ -304,29 +269,19 @@ fn the_same_flow_again_is_one_pair_and_another_of_the_same_reply_is_refused() {
     each_family(|node| {
         fn check<F: TableFamily>(node: &Node) {
             let tables = &&node.tables;
-            let mut spare = Entry::empty();
-            let enter = |spare: &mut Entry<F>, entry: Entry<F>| {
-                table::insert_pair(
-                    tables,
-                    &entry,
-                    &reply_of(&entry),
-                    spare,
-                    &mut spots(node, &entry),
-                    OPEN,
-                    false,
-                )
-            };
-            assert_eq!(enter(&mut spare, entry::<F>(1)), Inserted::Pair);
-            assert_eq!(enter(&mut spare, entry::<F>(1)), Inserted::Pair);
+            let enter = |entry: Entry<F>| enter_pair(tables, &entry, &reply_of(&entry), OPEN);
+            assert_eq!(enter(entry::<F>(1)), Entered::Pair);
+            assert_eq!(enter(entry::<F>(1)), Entered::Known);
             assert_eq!(node.halves().len(), 2);
             // Another client whose packets would look the same to the backend.
             let mut other = entry::<F>(1);
             other.key.src = side(address(F::V6, 77), 5);
-            assert_eq!(enter(&mut spare, other), Inserted::Conflict);
+            assert_eq!(enter(other), Entered::Conflict);
             // The same client, sent to another backend meanwhile.
             let mut moved = entry::<F>(1);
             moved.rewrite.dst = side(address(F::V6, 99), 1);
-            assert_eq!(enter(&mut spare, moved), Inserted::Conflict);
+            assert_eq!(enter(moved), Entered::Conflict);
+            node.check_table();
             assert!(is_whole::<F>(node, 1));
             assert_eq!(node.halves().len(), 2, "{:?}", node.halves());
         }
@@ -342,7 +297,7 @@ fn the_same_flow_again_is_one_pair_and_another_of_the_same_reply_is_refused() {
 fn freeing_fails_when_a_packet_came_meanwhile_and_refreshing_when_it_was_freed() {
     let node = Node::standard(false);
     let tables = &&node.tables;
-    assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
+    assert_eq!(enter::<V4>(&node, 1, OPEN), Entered::Pair);
     let key = entry::<V4>(1).key;
     let seen = search::locate(tables, &key);
     assert_eq!(seen.found, Found::Entry);
@@ -371,7 +326,7 @@ fn freeing_fails_when_a_packet_came_meanwhile_and_refreshing_when_it_was_freed()
 fn a_touch_survives_lost_races_and_keeps_all_bits() {
     let node = Node::standard(false);
     let tables = &&node.tables;
-    assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
+    assert_eq!(enter::<V4>(&node, 1, OPEN), Entered::Pair);
     let stale = search::locate(tables, &entry::<V4>(1).key);
     table::touch::<V4, _>(tables, &stale, REPLIED, 1);
     table::touch::<V4, _>(tables, &stale, FIN_FORWARD, 2);
@@ -383,7 +338,7 @@ fn a_touch_survives_lost_races_and_keeps_all_bits() {
 }
 
 #[test]
-fn versions_rise_with_each_use_of_a_slot_and_wrap() {
+fn versions_rise_with_each_slot_that_is_taken_and_wrap() {
     let node = Node::new(
         false,
         Sizes {
@@ -392,84 +347,104 @@ fn versions_rise_with_each_use_of_a_slot_and_wrap() {
         },
     );
     let tables = &&node.tables;
+    let table = node.tables.flow_slots::<V4>();
     let version = |key| search::locate(tables, &key).control.version;
-    let key = entry::<V4>(1).key;
-    let set = |n| node.tables.flow_slots::<V4>().set(n).expect("a set");
-    for n in 0..2 {
-        for slot in 0..4 {
-            set(n).store(slot * 8, VERSION_MASK);
-        }
+    let forward = entry::<V4>(1);
+    for set in 0..2 {
+        table.cas_roll(set, 0, VERSION_MASK);
     }
-    assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
-    assert_eq!(version(key), 0, "after the last version comes the first");
+    assert_eq!(enter::<V4>(&node, 1, OPEN), Entered::Pair);
+    let first = version(forward.key);
+    assert!(first < 2 << 48, "after the last version comes the first: {first:#x}");
     assert!(is_whole::<V4>(&node, 1));
-    let freed = search::locate(tables, &key);
+    let freed = search::locate(tables, &forward.key);
     assert!(freed.free::<V4, _>(tables));
-    assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
+    assert_eq!(enter_half(&node, &forward, OPEN), Claimed::Slot);
+    let entered = search::locate(tables, &forward.key);
+    assert_eq!((entered.set, entered.base), (freed.set, freed.base));
+    assert!(entered.control.version > first);
     assert!(is_whole::<V4>(&node, 1));
 }
 
 #[test]
-fn a_slot_being_written_makes_its_own_key_busy_and_no_other() {
-    let node = Node::new(
-        false,
-        Sizes {
-            flow_sets: 2,
-            ..Sizes::default()
-        },
-    );
-    let tables = &&node.tables;
-    let entry = entry::<V4>(1);
-    let hash = entry.key.hash(node.config(config::TABLE_SEED));
-    assert_eq!(enter::<V4>(&node, 1, OPEN), Inserted::Pair);
-    let spot = search::locate(tables, &entry.key);
-    let set = node.tables.flow_slots::<V4>().set(spot.set).expect("a set");
-    let writing = Control {
-        version: spot.control.next_version(),
-        state: BUSY,
-        last_seen: (hash >> 28) as u32,
-    };
-    set.store(spot.base as usize, writing.word());
-    assert_eq!(search::locate(tables, &entry.key).found, Found::Busy);
-    assert_eq!(search::locate(tables, &self::entry::<V4>(2).key).found, Found::Nothing);
-    // Nobody takes it, and nobody waits for it.
-    for n in 2..40 {
-        enter::<V4>(&node, n, OPEN);
-    }
-    assert_eq!(set.load(spot.base as usize), writing.word());
+fn a_slot_that_is_taken_makes_its_own_key_busy_and_no_other() {
+    eight_slots(|node, enter, _| {
+        fn check<F: TableFamily>(node: &Node, enter: Enter) {
+            let tables = &&node.tables;
+            let forward = entry::<F>(1);
+            let mut spot = Spot::of_key(tables, &forward.key);
+            let mut spare = Entry::empty();
+            let claimed = tables.claim(&forward.key, &mut spare, &mut spot, &nowhere(), &mut nowhere());
+            assert_eq!((claimed, spot.taken), (Claimed::Slot, true));
+            assert_eq!(search::locate(tables, &forward.key).found, Found::Nothing);
+            assert_eq!(enter(node, 1, OPEN), Entered::Busy);
+            // Nobody takes it, and nobody waits for it.
+            let others: Vec<Entered> = (2..40).map(|n| enter(node, n, OPEN)).collect();
+            assert!(
+                others.iter().filter(|other| **other == Entered::Pair).count() > 20,
+                "{others:?}"
+            );
+            assert_eq!(node.halves().len() % 2, 0);
+            table::publish(tables, &forward, OPEN, &mut spot);
+            let found = search::locate(tables, &forward.key);
+            assert_eq!(
+                (found.found, found.set, found.base),
+                (Found::Entry, spot.set, spot.base)
+            );
+            assert!(found.free::<F, _>(tables));
+            node.check_table();
+        }
+        if node.v6 {
+            check::<V6>(node, enter);
+        } else {
+            check::<V4>(node, enter);
+        }
+    });
 }
 
 #[test]
-fn a_half_that_stands_already_is_kept_and_the_other_one_joins_it() {
+fn a_slot_that_is_left_without_an_entry_is_as_if_it_had_not_been_taken() {
+    eight_slots(|node, _, _| {
+        fn check<F: TableFamily>(node: &Node) {
+            let tables = &&node.tables;
+            let taken = || [0, 1].map(|set| Roll::from_word(tables.flows::<F>().roll(set)).taken());
+            // The last of these are spilled.
+            for n in 0..7 {
+                assert_eq!(enter_half(node, &entry::<F>(n), OPEN), Claimed::Slot);
+                for other in 10..20 {
+                    let (before, spilled) = (taken(), node.spilled());
+                    let key = entry::<F>(other).key;
+                    let mut spot = Spot::of_key(tables, &key);
+                    let mut spare = Entry::empty();
+                    let claimed = tables.claim(&key, &mut spare, &mut spot, &nowhere(), &mut nowhere());
+                    assert_eq!(claimed, Claimed::Slot);
+                    assert_ne!(taken(), before);
+                    table::unclaim::<F, _>(tables, &mut spot);
+                    assert_eq!((taken(), node.spilled(), spot.taken), (before, spilled, false));
+                }
+            }
+        }
+        if node.v6 {
+            check::<V6>(node);
+        } else {
+            check::<V4>(node);
+        }
+    });
+}
+
+#[test]
+fn a_reply_half_that_is_left_alone_makes_way_for_its_flow() {
     let node = Node::standard(false);
     let tables = &&node.tables;
     let (forward, mut spare) = (entry::<V4>(1), Entry::empty());
-    let reply = reply_of(&forward);
-    assert!(table::insert_reply(
-        tables,
-        &reply,
-        &mut spare,
-        &mut spots(&node, &forward),
-        OPEN
-    ));
+    assert_eq!(enter_half(&node, &reply_of(&forward), OPEN | REPLY_HALF), Claimed::Slot);
     assert_eq!(node.widows().len(), 1);
-    let inserted = table::insert_pair(
-        tables,
-        &forward,
-        &reply,
-        &mut spare,
-        &mut spots(&node, &forward),
-        OPEN,
-        true,
-    );
-    assert_eq!(inserted, Inserted::Pair);
+    assert_eq!(enter::<V4>(&node, 1, OPEN), Entered::Pair);
     assert!(is_whole::<V4>(&node, 1) && node.halves().len() == 2);
+    node.check_table();
     table::free_twin(tables, &forward, &mut spare, &mut nowhere());
     assert_eq!(node.widows().len(), 1, "the twin alone is freed");
-    let [_, mut own, mut room] = spots(&node, &forward);
-    assert!(matches!(
-        table::insert_half(tables, &forward, &mut spare, OPEN, &mut own, &mut room),
-        Half::Same | Half::Stands
-    ));
+    assert_eq!(enter_half(&node, &forward, OPEN), Claimed::Entry);
     assert_eq!(node.halves().len(), 1);
+    node.check_table();
 }

@@ -3,12 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::node::Node;
-use crate::access::{SetRef as _, Slots as _, TableFamily};
+use crate::access::{Rolls as _, SetRef as _, Slots as _, TableFamily};
 use crate::family::{Side, V4, V6};
 use crate::flow::Key;
+use crate::flow::roll::Roll;
 use crate::flow::slot::{self, Words};
-use crate::flow::state::{Control, FREE, LIVE, PHASE, REPLY_HALF, SHARED, SPILLED_ONE, timeout_word};
-use crate::flow::table::{self, recount_in};
+use crate::flow::state::{Control, LIVE, REPLY_HALF, SHARED, timeout_word};
+use crate::flow::table::{self, leave_in, recount_in, slot_of};
 use crate::layout::{SET_SLOTS, VERSION_SHIFT, config};
 use crate::slots::home;
 use crate::testing::{address, side};
@@ -77,7 +78,7 @@ impl Node {
 
     /// Leaves an entry half written for good: its backend word carries another version.
     pub(super) fn tear(&self, half: &Half) {
-        let other = half.control.next_version();
+        let other = half.control.version.wrapping_add(1 << VERSION_SHIFT);
         by_family!(self, tear(half, other));
     }
 
@@ -125,11 +126,11 @@ impl Node {
     }
 
     /// Of each set, how many entries it tells to be spilled from it, and how many are.
-    pub(super) fn spilled(&self) -> Vec<(u16, u16)> {
+    pub(super) fn spilled(&self) -> Vec<(u64, u64)> {
         by_family!(self, spilled())
     }
 
-    /// Fails where two entries have one key, where a slot is left half written, or where the backend's state is torn.
+    /// Fails where two entries have one key, or where a slot is taken in which no whole entry stands, or the other way round.
     #[track_caller]
     pub(super) fn check_table(&self) {
         let all = self.halves();
@@ -139,7 +140,7 @@ impl Node {
                 .find(|other| (other.protocol, other.from, other.to) == (half.protocol, half.from, half.to));
             assert_eq!(doubled, None, "a key stands twice");
         }
-        assert_eq!(by_family!(self, unsettled()), 0, "slots are left half written");
+        assert_eq!(by_family!(self, unsettled()), 0, "slots are not what their rolls tell");
         let spilled = self.spilled();
         assert!(
             spilled.iter().all(|(told, are)| told >= are),
@@ -205,14 +206,14 @@ fn lose<F: TableFamily>(node: &Node, half: &Half) {
     let table = node.tables.flow_slots::<F>();
     let set = table.set(half.set).expect("a set that was read");
     let control = Control::from_word(set.load(half.base));
-    if control.version == half.control.version {
-        set.store(half.base, control.freed().word());
-        count_free::<F>(node, half);
+    if control.phase() == LIVE && control.version == half.control.version {
+        leave::<F>(node, half);
     }
 }
 
-/// Counts a spilled entry that was freed.
-fn count_free<F: TableFamily>(node: &Node, half: &Half) {
+/// Leaves the slot of an entry that was freed.
+fn leave<F: TableFamily>(node: &Node, half: &Half) {
+    leave_in::<F, _>(node.tables.flow_slots::<F>(), half.set, half.base);
     let home = home_of::<F>(node, half);
     if home != half.set {
         recount_in(node.tables.flow_slots::<F>(), home, false);
@@ -220,13 +221,10 @@ fn count_free<F: TableFamily>(node: &Node, half: &Half) {
 }
 
 /// Counts of spilled entries by set: as they stand there, and as they are.
-fn spilled<F: TableFamily>(node: &Node) -> Vec<(u16, u16)> {
+fn spilled<F: TableFamily>(node: &Node) -> Vec<(u64, u64)> {
     let table = node.tables.flow_slots::<F>();
-    let told = |index| {
-        let set = table.set(index).expect("a set up to the mask");
-        Control::from_word(set.load(0)).state / SPILLED_ONE
-    };
-    let mut counts: Vec<(u16, u16)> = (0..=table.mask()).map(|index| (told(index), 0)).collect();
+    let told = |index| Roll::from_word(table.roll(index)).spilled();
+    let mut counts: Vec<(u64, u64)> = (0..=table.mask()).map(|index| (told(index), 0)).collect();
     for half in halves::<F>(node) {
         let home = home_of::<F>(node, &half);
         if home != half.set {
@@ -236,14 +234,15 @@ fn spilled<F: TableFamily>(node: &Node) -> Vec<(u16, u16)> {
     counts
 }
 
-/// Slots that are neither free nor whole.
+/// Slots that are taken without a whole entry, or hold one without being taken.
 fn unsettled<F: TableFamily>(node: &Node) -> usize {
     let table = node.tables.flow_slots::<F>();
     let all = (0..=table.mask()).flat_map(|set| (0..SET_SLOTS).map(move |slot| (set, slot * F::SLOT_WORDS)));
     all.filter(|(set, base)| {
         let words = table.set(*set).expect("a set up to the mask");
-        let phase = (words.load(*base) >> 32) as u16 & PHASE;
-        phase != FREE && (phase != LIVE || slot::decode::<F, _>(words, *base).is_none())
+        let is_taken = Roll::from_word(table.roll(*set)).taken() >> slot_of::<F>(*base) & 1 == 1;
+        let stands = Control::from_word(words.load(*base)).phase() == LIVE;
+        stands != is_taken || stands && slot::decode::<F, _>(words, *base).is_none()
     })
     .count()
 }
@@ -255,7 +254,7 @@ fn free<F: TableFamily>(node: &Node, half: &Half) {
         .flow_slots::<F>()
         .set(half.set)
         .expect("a set that was read");
-    if table::free(set, half.base, half.control) {
-        count_free::<F>(node, half);
+    if table::free::<F, _>(set, half.base, half.control) {
+        leave::<F>(node, half);
     }
 }

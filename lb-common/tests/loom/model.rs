@@ -5,15 +5,14 @@
 //! (Documentation/atomic_t.txt). loom treats such accesses as acquire and release only, so a fence stands behind them, which
 //! loom does order. One that fails orders nothing.
 
-use lb_common::access::{Route, RouteKind, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Rolls, Route, RouteKind, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::{Family, V4};
-use lb_common::flow::search::{self, Found};
+use lb_common::flow::roll::Roll;
 use lb_common::flow::slot::{self, Entry, Key, Place, Rewrite};
-use lb_common::flow::state::{Control, FREE, LIVE, PHASE, SPILLED_ONE};
-use lb_common::flow::table::{self, Inserted, Spot};
+use lb_common::flow::state::{Control, FREE, GONE, LIVE, PHASE};
 use lb_common::layout::{AffinityKey, AffinityValue, Device, FragmentKey, SET_SLOTS, config};
 use lb_common::slots::home;
-use lb_common::testing::side;
+use lb_common::testing::{Entered, enter_pair, side};
 use lb_common::verdict::Reason;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
@@ -28,7 +27,7 @@ pub(crate) const LONG_AGO: u32 = 10;
 /// Every time-out.
 const TIMEOUT: u64 = 500;
 
-/// The table.
+/// The table: its sets, and their rolls behind them.
 #[derive(Debug)]
 pub(crate) struct Model {
     words: Vec<AtomicU64>,
@@ -67,6 +66,16 @@ impl SetRef for Set<'_> {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'a>(&'a Model);
+
+impl Rolls for Table<'_> {
+    fn roll(self, index: u32) -> u64 {
+        Set(&self.0.words).load(SETS * SET_WORDS + index as usize)
+    }
+
+    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
+        Set(&self.0.words).cas(SETS * SET_WORDS + index as usize, old, new)
+    }
+}
 
 impl<'a> Slots for Table<'a> {
     type Set = Set<'a>;
@@ -151,24 +160,43 @@ pub(crate) struct Standing {
     pub(crate) entry: Entry<V4>,
 }
 
-/// All entries, after all threads have ended. Fails where a slot is left half written.
+/// All entries, after all threads have ended. Fails where a slot is left half written, or where a roll does not tell what stands.
 pub(crate) fn standing(model: &Model) -> Vec<Standing> {
+    let (standing, abandoned) = standing_beside_abandoned(model);
+    assert_eq!(abandoned, 0, "slots are taken where nothing stands: {standing:?}");
+    standing
+}
+
+/// [`standing`], and how many slots are taken in which nothing stands.
+pub(crate) fn standing_beside_abandoned(model: &Model) -> (Vec<Standing>, usize) {
     let mut standing = Vec::new();
+    let (mut abandoned, mut spilled) = (0, [0; SETS]);
+    let rolls: Vec<Roll> = (0..SETS as u32)
+        .map(|set| Roll::from_word(Table(model).roll(set)))
+        .collect();
     for index in 0..SETS {
         let set = Table(model).set(index as u32).expect("a set");
-        for base in (0..SET_SLOTS).map(|slot| slot * V4::SLOT_WORDS) {
+        for slot in 0..SET_SLOTS {
+            let base = slot * V4::SLOT_WORDS;
+            let is_taken = rolls[index].taken() >> slot & 1 == 1;
             let control = Control::from_word(set.load(base));
             match control.state & PHASE {
-                FREE => {}
+                FREE | GONE => abandoned += usize::from(is_taken),
                 LIVE => {
-                    let (control, entry) = slot::decode(set, base).expect("a live slot is whole");
+                    assert!(is_taken, "an entry stands in a slot that is not taken");
+                    let (control, entry) = slot::decode::<V4, _>(set, base).expect("a live slot is whole");
+                    let home = home(entry.key.hash(1), SETS as u32 - 1) as usize;
+                    spilled[home] += u64::from(home != index);
                     standing.push(Standing { control, entry });
                 }
-                _ => panic!("a slot is left locked"),
+                _ => panic!("a slot is in no phase"),
             }
         }
     }
-    standing
+    for (roll, spilled) in rolls.iter().zip(spilled) {
+        assert!(roll.spilled() >= spilled, "spilled entries would not be found");
+    }
+    (standing, abandoned)
 }
 
 /// Fails unless every entry has its twin and no key stands twice.
@@ -225,35 +253,8 @@ pub(crate) fn reply_of(forward: &Entry<V4>) -> Entry<V4> {
 }
 
 /// Enters both halves of a flow, as a packet does.
-pub(crate) fn enter(model: &Model, forward: Entry<V4>, state: u16) -> Inserted {
-    enter_at(model, &forward, spots(model, &forward), state)
-}
-
-/// Enters both halves of a flow after look-ups left these spots.
-pub(crate) fn enter_at(model: &Model, forward: &Entry<V4>, mut spots: [Spot; 3], state: u16) -> Inserted {
-    table::insert_pair(
-        &model,
-        forward,
-        &reply_of(forward),
-        &mut Entry::empty(),
-        &mut spots,
-        LIVE | state,
-        false,
-    )
-}
-
-/// Spots of both halves of a flow that nobody has looked for, and room for one more.
-fn spots(model: &Model, forward: &Entry<V4>) -> [Spot; 3] {
-    [&reply_of(forward), forward, forward].map(|half| Spot::of_key(&model, &half.key))
-}
-
-/// Looks for both halves of a flow, of which none stands.
-pub(crate) fn look_up(model: &Model, forward: &Entry<V4>) -> [Spot; 3] {
-    let mut spots = spots(model, forward);
-    for (half, spot) in [&reply_of(forward), forward].into_iter().zip(&mut spots) {
-        assert_eq!(search::scan(&model, &half.key, spot), Found::Nothing);
-    }
-    spots
+pub(crate) fn enter(model: &Model, forward: Entry<V4>, state: u16) -> Entered {
+    enter_pair(&model, &forward, &reply_of(&forward), LIVE | state)
 }
 
 /// The words of a table in which these flows were entered with these states, last seen at a time, and then `taken` slots of
@@ -272,7 +273,7 @@ impl Prepared {
 
     /// Places an entry in a slot, without asking where it belongs.
     pub(crate) fn place(mut self, set: usize, slot: usize, entry: &Entry<V4>, state: u16, last_seen: u32) -> Self {
-        let version = 5 << 48;
+        let version = VERSION;
         let control = Control {
             version,
             state: LIVE | state,
@@ -312,24 +313,34 @@ impl Prepared {
     }
 
     pub(crate) fn model(&self) -> Arc<Model> {
-        let mut words = self.words.clone();
+        let mut rolls = [Roll::from_word(VERSION); SETS];
         for (set, words_of_set) in self.words.chunks(SET_WORDS).enumerate() {
-            for slot in words_of_set.chunks(V4::SLOT_WORDS).filter(|slot| slot[0] != 0) {
+            for (number, slot) in words_of_set
+                .chunks(V4::SLOT_WORDS)
+                .enumerate()
+                .filter(|(_, slot)| slot[0] != 0)
+            {
                 let side = |word: u64| V4::side_from(|_| word);
                 let key = Key::<V4> {
                     src: side(slot[1]),
                     dst: side(slot[2]),
                     protocol: slot[3] as u8,
                 };
-                let home = home(key.hash(1), SETS as u32 - 1) as usize;
+                let hash = key.hash(1);
+                let home = home(hash, SETS as u32 - 1) as usize;
+                rolls[set] = rolls[set].take(number, hash);
                 if home != set {
-                    words[home * SET_WORDS] += u64::from(SPILLED_ONE) << 32;
+                    rolls[home] = rolls[home].recounted(true);
                 }
             }
         }
-        Model::new(&words)
+        let rolls = rolls.iter().map(|roll| roll.word());
+        Model::new(&self.words.iter().copied().chain(rolls).collect::<Vec<_>>())
     }
 }
+
+/// The version of what stands at first.
+const VERSION: u64 = 5 << 48;
 
 /// State of a stranger: settled, so that nobody displaces it.
 const STRANGER: u16 = {

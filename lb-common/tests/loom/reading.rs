@@ -4,7 +4,7 @@ use lb_common::access::Tables as _;
 use lb_common::family::V4;
 use lb_common::flow::search::{self, Found};
 use lb_common::flow::state::LIVE;
-use lb_common::flow::table::{self, Spot};
+use lb_common::flow::table::{self, Claimed, Spot};
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::config;
 use loom::thread;
@@ -13,7 +13,7 @@ use crate::model::{LONG_AGO, Model, NOW, Prepared, explore, flow};
 
 fn find(model: &Model, key: &Key<V4>) -> (Found, Option<Entry<V4>>) {
     let hash = key.hash(model.config(config::TABLE_SEED));
-    let (found, _, read) = search::find::<V4, _>(&model, key, hash);
+    let (found, _, read) = search::find::<V4, _>(&model, key, hash, false);
     let entry = read.map(|(rewrite, place)| Entry {
         key: *key,
         rewrite,
@@ -23,8 +23,10 @@ fn find(model: &Model, key: &Key<V4>) -> (Found, Option<Entry<V4>>) {
 }
 
 fn insert(model: &Model, entry: &Entry<V4>) {
-    let [mut spot, mut twin] = [Spot::of_key(&model, &entry.key); 2];
-    table::insert_half(&model, entry, &mut Entry::empty(), LIVE, &mut spot, &mut twin);
+    let mut spot = Spot::of_key(&model, &entry.key);
+    let [nowhere, mut room] = [Spot::none(Found::Nothing); 2];
+    let claimed = table::enter(&model, entry, &mut Entry::empty(), LIVE, &mut spot, &nowhere, &mut room);
+    assert_eq!(claimed, Claimed::Slot);
 }
 
 #[test]

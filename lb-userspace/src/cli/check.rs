@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context as _;
-use lb_common::layout::map;
 
 use super::Outcome;
 use super::output::{Format, Table, json};
@@ -45,7 +44,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Outc
         ..Rules::default()
     };
     let table = runtime.block_on(interfaces::snapshot(&rules))?;
-    let sizes = ["_v4", "_v6"].map(|family| (format!("{}{family}", map::FLOWS), config.flow_entries));
+    let sizes = load::flow_sizes([config.flow_entries; 2]);
     let tables = load::wanted_shapes(load::OBJECT, &sizes).unwrap_or_default();
     let pins = PinDir::new(&config.places.pin_dir);
     let mut xdp = runtime.block_on(attach::survey(&table, config.xdp, &pins))?;

@@ -214,7 +214,7 @@ pub const SETTINGS: &[Setting] = &[
         Value,
         "NUMBER",
         "262144",
-        "Flows of each address family that the table is made for, a power of two; 256 bytes each for IPv4 and 512 for IPv6, reserved at the start; with another number the table starts anew",
+        "Flows of each address family that the table is made for, a power of two; 264 bytes each for IPv4 and 520 for IPv6, reserved at the start; with another number the table starts anew",
     ),
     setting(
         Flows,

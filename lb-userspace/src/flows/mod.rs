@@ -1,9 +1,10 @@
 //! The flow tables as user space sees them: a sweep that ages flows and tells what they still refer to, and a dump for people.
 //!
 //! In: the shared memory of the tables, and now. Out: freed slots, what is referred to, decoded flows. Entries are never
-//! created here. Nothing is locked for packets: a slot is freed by one compare-and-swap that fails if a packet has touched the entry, so
-//! that a kill at any instruction leaves nothing behind but, at the worst, a count of spilled entries that is one too high. Large tables are
-//! walked over by several threads, which come and go with each walk. Layout and states: [`lb_common::flow`].
+//! created here. Nothing is locked for packets: an entry is freed by one compare-and-swap that fails if a packet has touched it, and its slot is
+//! then left on the roll. A kill at any instruction leaves behind, at the worst, a slot that is freed and still taken on its roll, which the
+//! sweep after next leaves if no slot of the set is taken between, and a count of spilled entries that is one too high. Large tables are walked
+//! over by several threads, which come and go with each walk. Layout and states: [`lb_common::flow`].
 
 mod dump;
 mod sweep;
@@ -13,11 +14,12 @@ mod walk;
 
 use std::ops::Range;
 
-use lb_common::access::{SetRef as _, Slots as _, TableFamily};
+use lb_common::access::{Rolls as _, SetRef as _, Slots as _, TableFamily};
+use lb_common::flow::roll::Roll;
 use lb_common::flow::state::{Control, LIVE};
 use lb_common::flow::{Key, slot};
 use lb_common::layout::{SET_SLOTS, config};
-use lb_common::slots::{candidates, probe};
+use lb_common::slots::candidates;
 
 pub use dump::{Flow, FlowState, dump};
 pub use sweep::{CLASSES, FlowCounts, Sweeper, Swept, host_connections};
@@ -26,7 +28,7 @@ use crate::maps::{MapStore, Table, WordSet, WordSlots};
 
 /// The flow table of a family.
 fn slots<F: TableFamily>(store: &dyn MapStore) -> WordSlots<'_> {
-    WordSlots::new(store.words(Table::flows(F::V6)), F::SLOT_WORDS)
+    WordSlots::with_rolls(store.words(Table::flows(F::V6)), F::SLOT_WORDS)
 }
 
 /// A slot: the index of its set, the set, and the index of its control word there.
@@ -48,18 +50,17 @@ fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Op
     let hash = key.hash(seed);
     for index in candidates(hash, table.mask()) {
         let set = table.set(index)?;
-        for step in 0..SET_SLOTS {
-            let base = probe(hash, step) * F::SLOT_WORDS;
-            if let Some(control) = live(set, base).filter(|control| slot::holds(set, base, control.version, key)) {
+        let roll = Roll::from_word(table.roll(index));
+        for number in (0..SET_SLOTS).filter(|number| roll.matches(hash) >> number & 1 != 0) {
+            let base = number * F::SLOT_WORDS;
+            let control = Control::from_word(set.load(base));
+            if control.phase() == LIVE && slot::holds(set, base, control.version, key) {
                 return Some(((index, set, base), control));
             }
         }
+        if roll.spilled() == 0 {
+            break;
+        }
     }
     None
-}
-
-/// The control word of a slot that holds an entry.
-fn live(set: WordSet<'_>, base: usize) -> Option<Control> {
-    let control = Control::from_word(set.load(base));
-    (control.phase() == LIVE).then_some(control)
 }

@@ -7,6 +7,10 @@
 //! A flow is judged by one thread at a time, whichever meets one of its halves first: the other half is then found free. A half that was counted
 //! and only then freed with its other half stays counted, as one that was met earlier always did.
 //!
+//! A slot that is taken and holds no entry is about to be written by a packet, or was freed and is about to be left. Where it was so at all
+//! sweeps for a minute and no slot of its set was taken meanwhile, whoever had it lost its races for the roll, or was
+//! killed (a processor may stand still for seconds). The sweep leaves it then. An entry that is being displaced stands, and is referred to: it may come back.
+//!
 //! What is referred to holds for packets that began a grace period or more before the sweep: an entry that appears behind the
 //! sweep's back was either chosen from the tables as they are now, or is the new twin of one that the sweep has met or will.
 
@@ -15,12 +19,13 @@ use std::marker::PhantomData;
 use std::mem::take;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lb_common::access::{SetRef as _, Slots as _, TableFamily};
+use lb_common::access::{Rolls as _, SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
+use lb_common::flow::roll::Roll;
 use lb_common::flow::slot::{self, Words};
-use lb_common::flow::state::{Control, DATAGRAM, FREE, REPLY_HALF, SHARED, class, timeout_word};
+use lb_common::flow::state::{Control, DATAGRAM, HELD, LIVE, REPLY_HALF, SHARED, class, timeout_word};
 use lb_common::flow::{Key, table};
 use lb_common::hash;
 use lb_common::layout::{SERVICES, SET_SLOTS, VERSION_MASK, config};
@@ -45,7 +50,7 @@ pub struct FlowCounts {
     pub flows: [u64; CLASSES.len()],
     /// Flows freed by this sweep because their time was over.
     pub expired: u64,
-    /// Slots freed that had been left half written.
+    /// Slots left that had been taken for a minute and held nothing.
     pub abandoned: u64,
 }
 
@@ -62,12 +67,18 @@ pub struct Swept {
     pub v6: FlowCounts,
 }
 
-/// Sweeps; remembers from one sweep to the next which slots were being written.
+/// Sweeps; remembers from one sweep to the next which slots were taken and held no entry.
 #[derive(Clone, Debug, Default)]
 pub struct Sweeper {
-    /// Control words of slots in no settled phase, by family and place.
-    writing: [BTreeMap<(u32, usize), u64>; 2],
+    /// Those slots, by family.
+    unsettled: [Unsettled; 2],
 }
+
+/// Slots that were taken and held no entry, by place: the version of their set's roll and their control word, and since when, in jiffies.
+type Unsettled = BTreeMap<(u32, usize), ((u64, u64), u32)>;
+
+/// Seconds after which a slot that is taken and holds no entry is left.
+const ABANDONED: u64 = 60;
 
 /// What one family's sweep works with.
 struct Pass<'a, F> {
@@ -76,8 +87,8 @@ struct Pass<'a, F> {
     /// The configuration words, for the time-outs; read once.
     timeouts: [u64; config::WORDS],
     now: u32,
-    /// What was being written at the last sweep.
-    before: BTreeMap<(u32, usize), u64>,
+    /// As the last sweep left it.
+    before: Unsettled,
     /// Held while a flow is judged and freed: both its halves may be met at once, by two threads.
     judging: Mutex<()>,
     family: PhantomData<fn() -> F>,
@@ -89,8 +100,8 @@ struct Found {
     referred: Referred,
     /// Flows by service port id.
     services: Vec<u32>,
-    /// As [`Sweeper::writing`], of one family.
-    writing: BTreeMap<(u32, usize), u64>,
+    /// Of one family.
+    unsettled: Unsettled,
 }
 
 impl Sweeper {
@@ -105,9 +116,9 @@ impl Sweeper {
     pub(super) fn sweep_by(&mut self, threads: usize, store: &dyn MapStore, now: u32) -> Swept {
         let backends = store.words(Table::Backends).len() / Table::Backends.value_words();
         let mut found: Vec<_> = (0..threads).map(|_| Found::nothing(backends)).collect();
-        let [writing_v4, writing_v6] = &mut self.writing;
-        let v4 = Pass::<V4>::new(store, now, take(writing_v4)).run(writing_v4, &mut found);
-        let v6 = Pass::<V6>::new(store, now, take(writing_v6)).run(writing_v6, &mut found);
+        let [unsettled_v4, unsettled_v6] = &mut self.unsettled;
+        let v4 = Pass::<V4>::new(store, now, take(unsettled_v4)).run(unsettled_v4, &mut found);
+        let v6 = Pass::<V6>::new(store, now, take(unsettled_v6)).run(unsettled_v6, &mut found);
         let all = found
             .into_iter()
             .reduce(Found::join)
@@ -128,7 +139,7 @@ impl Found {
             counts: FlowCounts::default(),
             referred: Referred::none(backends),
             services: vec![0; SERVICES as usize],
-            writing: BTreeMap::new(),
+            unsettled: Unsettled::new(),
         }
     }
 
@@ -188,7 +199,7 @@ fn host_destination<F: TableFamily>(set: WordSet<'_>, base: usize, control: Cont
 }
 
 impl<'a, F: TableFamily> Pass<'a, F> {
-    fn new(store: &'a dyn MapStore, now: u32, before: BTreeMap<(u32, usize), u64>) -> Self {
+    fn new(store: &'a dyn MapStore, now: u32, before: Unsettled) -> Self {
         let timeouts = timeouts(store);
         Self {
             table: slots::<F>(store),
@@ -202,11 +213,11 @@ impl<'a, F: TableFamily> Pass<'a, F> {
     }
 
     /// Sweeps the family's table, each thread with what it finds of its own; the counts of all.
-    fn run(self, writing: &mut BTreeMap<(u32, usize), u64>, found: &mut [Found]) -> FlowCounts {
+    fn run(self, unsettled: &mut Unsettled, found: &mut [Found]) -> FlowCounts {
         in_parts(all_sets(self.table), found.len(), found, |found, part| {
             self.part(part, found);
         });
-        *writing = found.iter_mut().flat_map(|part| take(&mut part.writing)).collect();
+        *unsettled = found.iter_mut().flat_map(|part| take(&mut part.unsettled)).collect();
         found
             .iter_mut()
             .map(|part| take(&mut part.counts))
@@ -228,13 +239,25 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         });
     }
 
-    /// A slot that is being written: left so, if it was so at the last sweep.
+    /// A slot that was taken and held no entry: left, if it has been so for long.
     fn unsettled(&self, (index, set, base): Slot<'_>, control: Control, found: &mut Found) {
-        if self.before.get(&(index, base)) == Some(&control.word()) {
-            found.counts.abandoned += u64::from(table::free(set, base, control));
+        // What another thread of the sweep has freed is left by then.
+        let _judging = self.judge();
+        let (roll, slot) = (Roll::from_word(self.table.roll(index)), table::slot_of::<F>(base));
+        if roll.taken() >> slot & 1 == 0 {
+            return;
+        }
+        let state = (roll.version(), control.word());
+        let before = self.before.get(&(index, base)).filter(|(before, _)| *before == state);
+        let since = before.map_or(self.now, |(_, since)| *since);
+        let is_abandoned = u64::from(self.now.wrapping_sub(since)) >= ABANDONED * self.timeouts[config::HZ].max(1)
+            && set.cas(base, control.word(), Control::nothing(0).word()) == control.word()
+            && self.table.cas_roll(index, roll.word(), roll.leave(slot).word()) == roll.word();
+        if is_abandoned {
+            found.counts.abandoned += 1;
         } else {
             found.counts.used += 1;
-            found.writing.insert((index, base), control.word());
+            found.unsettled.insert((index, base), (state, since));
         }
     }
 
@@ -286,16 +309,23 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         Some(side)
     }
 
-    /// Frees the flow of a half that is over by itself, unless the other half says otherwise. True as well where the slot is free by now.
+    /// Frees the flow of a half that is over by itself, unless the other half says otherwise. True as well where the half is gone by now.
     #[cold]
     fn is_gone(&self, slot: Slot<'_>, found: &mut Found) -> bool {
         let (_, set, base) = slot;
-        let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let _judging = self.judge();
         // What was freed since the control word was read may be this one, or may have been counted beside it.
         let control = Control::from_word(set.load(base));
+        if control.phase() != LIVE {
+            return control.phase() != HELD;
+        }
         let is_over = self.is_late(control) && self.is_over(slot, control);
         found.counts.expired += u64::from(is_over);
-        is_over || control.phase() == FREE
+        is_over
+    }
+
+    fn judge(&self) -> MutexGuard<'_, ()> {
+        self.judging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a half is over by itself.
@@ -341,12 +371,15 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         }
     }
 
-    /// Frees the slot of a key if nobody has changed it.
+    /// Frees the entry of a key if nobody has changed it, and leaves its slot.
     fn free(&self, (index, set, base): Slot<'_>, key: &Key<F>, seen: Control) -> bool {
-        let freed = table::free(set, base, seen);
-        let home = home(key.hash(self.seed), self.table.mask());
-        if freed && home != index {
-            table::recount_in(self.table, home, false);
+        let freed = table::free::<F, _>(set, base, seen);
+        if freed {
+            table::leave_in::<F, _>(self.table, index, base);
+            let home = home(key.hash(self.seed), self.table.mask());
+            if home != index {
+                table::recount_in(self.table, home, false);
+            }
         }
         freed
     }

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use lb_common::access::{Route, RouteKind, SetRef as _, Slots as _, TableFamily};
-use lb_common::family::{Side, V4, V6};
-use lb_common::flow::search;
+use lb_common::access::{Rolls as _, Route, RouteKind, SetRef as _, Slots as _, TableFamily, Tables as _};
+use lb_common::family::{Family as _, Side, V4, V6};
+use lb_common::flow::roll::Roll;
+use lb_common::flow::search::{self, Found};
 use lb_common::flow::slot::{self, Entry, Key, Place, Rewrite};
-use lb_common::flow::state::{BUSY, Control, DATAGRAM, ESTABLISHED, LIVE, REPLIED, REPLY_HALF, RESET, SPILLED};
-use lb_common::flow::table::{self, Inserted, Spot};
+use lb_common::flow::state::{Control, DATAGRAM, ESTABLISHED, GONE, HELD, LIVE, REPLIED, REPLY_HALF, RESET};
+use lb_common::flow::table::{self, Claimed, Spot};
 use lb_common::hash;
 use lb_common::layout::{SET_SLOTS, backend_ref, config};
 use lb_common::pipeline::Hook;
@@ -86,24 +87,28 @@ fn entry(client: u16, backend: u32) -> Entry<V4> {
     }
 }
 
-/// Inserts both halves as the packet path does, if there is room.
-fn enter<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, reply: Place, state: u16) -> Inserted {
-    let mut answers = Entry::empty();
+/// Enters both halves as the packet path does, if there is room.
+fn enter<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, reply: Place, state: u16) -> Claimed {
+    let (mut answers, mut spare) = (Entry::empty(), Entry::empty());
     forward.twin_into(reply, &mut answers);
-    table::insert_pair(
-        tables,
-        forward,
-        &answers,
-        &mut Entry::empty(),
-        &mut [&answers, forward, forward].map(|half| Spot::of_key(tables, &half.key)),
-        state,
-        false,
-    )
+    let [mut answer, mut own, mut room] = [&answers, forward, forward].map(|half| Spot::of_key(tables, &half.key));
+    let claimed = tables.claim(&forward.key, &mut spare, &mut own, &answer, &mut room);
+    if claimed != Claimed::Slot {
+        return claimed;
+    }
+    let claimed = tables.claim(&answers.key, &mut spare, &mut answer, &own, &mut room);
+    if claimed == Claimed::Slot {
+        table::publish(tables, &answers, state | REPLY_HALF, &mut answer);
+        table::publish(tables, forward, state, &mut own);
+    } else {
+        table::unclaim::<F, _>(tables, &mut own);
+    }
+    claimed
 }
 
 /// Inserts both halves, for which there is room.
 fn insert_pair<F: TableFamily>(tables: &HostTables<'_, At>, forward: &Entry<F>, reply: Place, state: u16) {
-    assert_eq!(enter(tables, forward, reply, state), Inserted::Pair);
+    assert_eq!(enter(tables, forward, reply, state), Claimed::Slot);
 }
 
 /// Inserts a flow whose packets were last seen at `now`.
@@ -127,12 +132,35 @@ fn touch(store: &MemoryStore, now: u32, key: &Key<V4>, add: u16) {
     table::touch::<V4, _>(&tables, &spot, add, now);
 }
 
+/// The rolls of a family's table.
+fn rolls<F: TableFamily>(store: &MemoryStore) -> Vec<Roll> {
+    let table = slots::<F>(store);
+    all_sets(table)
+        .map(|index| Roll::from_word(table.roll(index)))
+        .collect()
+}
+
+/// Slots that are taken; all in which something stands are.
 fn used(store: &MemoryStore) -> usize {
     let table = slots::<V4>(store);
-    let sets = (0..=table.mask()).filter_map(|index| table.set(index));
-    sets.flat_map(|set| (0..SET_SLOTS).map(move |slot| set.load(slot * 8)))
-        .filter(|word| word >> 32 & 3 != 0)
-        .count()
+    let rolls = rolls::<V4>(store);
+    for (index, roll) in (0..).zip(&rolls) {
+        for number in 0..SET_SLOTS {
+            let control = Control::from_word(table.set(index).unwrap().load(number * V4::SLOT_WORDS));
+            assert!(control.phase() != LIVE || roll.taken() >> number & 1 != 0);
+        }
+    }
+    rolls.iter().map(|roll| roll.taken().count_ones() as usize).sum()
+}
+
+/// Takes a slot of a set for a key.
+fn take<F: TableFamily>(store: &MemoryStore, index: u32, slot: usize) {
+    let table = slots::<F>(store);
+    let roll = Roll::from_word(table.roll(index));
+    assert_eq!(
+        table.cas_roll(index, roll.word(), roll.take(slot, 99).word()),
+        roll.word()
+    );
 }
 
 #[test]
@@ -141,12 +169,7 @@ fn a_spilled_entry_that_is_swept_is_counted_off_its_first_set() {
     for client in 1001..1005 {
         insert(&store, 0, client, 1, 0);
     }
-    let spilled = || {
-        let table = slots::<V4>(&store);
-        let sets = (0..=table.mask()).filter_map(|index| table.set(index));
-        sets.map(|set| Control::from_word(set.load(0)).state & SPILLED)
-            .collect::<Vec<_>>()
-    };
+    let spilled = || rolls::<V4>(&store).into_iter().map(Roll::spilled).collect::<Vec<_>>();
     assert!(spilled().iter().any(|count| *count > 0), "no set was full");
     assert_eq!(Sweeper::default().sweep(&store, 61).v4.expired, 4);
     assert_eq!((used(&store), spilled()), (0, vec![0; 2]));
@@ -218,17 +241,72 @@ fn a_lost_half_does_not_keep_the_other() {
 }
 
 #[test]
-fn a_slot_left_half_written_is_freed_by_the_second_sweep_that_sees_it_so() {
+fn a_slot_in_which_nothing_stands_for_a_minute_is_left() {
     let store = store();
-    let set = slots::<V4>(&store).set(7).unwrap();
-    let writing = |tag: u64| 3 << 48 | u64::from(BUSY) << 32 | tag;
-    set.store(8, writing(1));
+    let table = slots::<V4>(&store);
     let mut sweeper = Sweeper::default();
-    assert_eq!(sweeper.sweep(&store, 0).v4.abandoned, 0);
-    set.store(8, writing(2));
-    assert_eq!(sweeper.sweep(&store, 0).v4.abandoned, 0, "somebody else writes now");
-    assert_eq!(sweeper.sweep(&store, 0).v4.abandoned, 1);
-    assert_eq!(set.load(8), 4 << 48, "free under the next version");
+    let mut now = 0;
+    let mut counts_after = |seconds| {
+        now += seconds;
+        let swept = sweeper.sweep(&store, now).v4;
+        (swept.used, swept.abandoned)
+    };
+    let roll = || Roll::from_word(table.roll(7));
+    take::<V4>(&store, 7, 1);
+    assert_eq!(counts_after(60), (1, 0));
+    table::leave_in::<V4, _>(table, 7, 8);
+    take::<V4>(&store, 7, 1);
+    assert_eq!(counts_after(60), (1, 0), "somebody else has taken it");
+    let gone = 3 << 48 | u64::from(GONE) << 32;
+    table.set(7).unwrap().store(8, gone);
+    assert_eq!(counts_after(60), (1, 0), "something stood there meanwhile");
+    take::<V4>(&store, 7, 2);
+    assert_eq!(
+        (counts_after(60), table.set(7).unwrap().load(8)),
+        ((2, 0), gone),
+        "somebody may have taken it"
+    );
+    take::<V4>(&store, 7, 3);
+    table::leave_in::<V4, _>(table, 7, 24);
+    assert_eq!(counts_after(60), (2, 0), "somebody may have taken either");
+    table::recount_in(table, 7, true);
+    assert_eq!(counts_after(60), (0, 2), "nobody has taken any");
+    assert_eq!(
+        (table.set(7).unwrap().load(8), roll().taken(), roll().spilled()),
+        (0, 0, 1)
+    );
+    take::<V4>(&store, 7, 1);
+    assert_eq!(counts_after(0), (1, 0));
+    assert_eq!(counts_after(59), (1, 0), "not for a minute yet");
+    assert_eq!(counts_after(1), (0, 1));
+}
+
+#[test]
+fn a_flow_that_is_being_displaced_is_counted_and_not_freed() {
+    let store = store();
+    let flow = insert(&store, 0, 1000, 17, REPLIED | ESTABLISHED);
+    let tables = HostTables {
+        store: &store,
+        surroundings: &At(0),
+    };
+    let mut sweeper = Sweeper::default();
+    for key in [flow.key, flow.key.twin(flow.rewrite)] {
+        let spot = search::locate(&tables, &key);
+        let set = slots::<V4>(&store).set(spot.set).unwrap();
+        set.store(spot.base.into(), spot.control.in_phase(HELD).word());
+    }
+    for now in [0, 90_000, 90_000] {
+        let swept = sweeper.sweep(&store, now);
+        assert_eq!((swept.v4.used, swept.v4.expired, swept.v4.abandoned), (2, 0, 0));
+        assert_eq!(
+            (swept.services, swept.referred.backends.contains(17)),
+            (vec![(3, 1)], true)
+        );
+        assert_eq!(
+            (swept.referred.forward_bits.count(), swept.referred.reply_bits.count()),
+            (1, 1)
+        );
+    }
 }
 
 #[test]
@@ -337,7 +415,7 @@ impl Numbers {
 }
 
 /// Flows of a family in all states and of all ages up to 4,000; of some one half alone, of some one half used later; and slots that are
-/// being written.
+/// taken and hold nothing.
 fn fill<F: TableFamily>(store: &MemoryStore, numbers: &mut Numbers, flows: usize) {
     for _ in 0..flows {
         let mut side = |hosts, port| {
@@ -374,6 +452,7 @@ fn fill<F: TableFamily>(store: &MemoryStore, numbers: &mut Numbers, flows: usize
         enter(&tables, &entry, place, LIVE | state);
         let half = search::locate(&tables, &[key, key.twin(rewrite)][numbers.below(2) as usize]);
         match numbers.below(4) {
+            _ if half.found != Found::Entry => {}
             0 => drop(half.free::<F, _>(&tables)),
             1 => drop(table::touch::<F, _>(&tables, &half, 0, 3500)),
             _ => {}
@@ -382,8 +461,9 @@ fn fill<F: TableFamily>(store: &MemoryStore, numbers: &mut Numbers, flows: usize
     let table = slots::<F>(store);
     for _ in 0..20 {
         let index = numbers.below(all_sets(table).len() as u64) as u32;
-        let set = table.set(index).unwrap();
-        set.cas(F::SLOT_WORDS, 0, u64::from(BUSY) << 32 | u64::from(index));
+        if Roll::from_word(table.roll(index)).taken() & 2 == 0 {
+            take::<F>(store, index, 1);
+        }
     }
 }
 

@@ -1,97 +1,98 @@
 //! A walk over a table, by one thread or by several.
 //!
-//! In: sets of a table. Out: what stands in their slots, to whoever asked for it. Nearly all of the time is waiting for memory: a table has
-//! a line of it, or two, for each slot, in use or not. So what is read goes before what is thought about it.
+//! In: sets of a table. Out: what stands in their slots, to whoever asked for it. The rolls tell which slots are taken, a word a set; nearly all
+//! of the time is waiting for the memory of those, a line of it or two a slot. So what is read goes before what is thought about it.
 
 use std::hint::black_box;
 use std::marker::PhantomData;
+use std::mem::swap;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use lb_common::access::{SetRef as _, Slots as _, TableFamily};
+use lb_common::access::{Rolls as _, SetRef as _, Slots as _, TableFamily};
+use lb_common::flow::roll::Roll;
 use lb_common::flow::slot;
-use lb_common::flow::state::{Control, FREE, LIVE, PHASE, REPLY_HALF};
+use lb_common::flow::state::{Control, HELD, LIVE, REPLY_HALF};
 use lb_common::layout::SET_SLOTS;
 
 use super::Slot;
-use crate::maps::{WordSlots, Words};
+use crate::maps::WordSlots;
 
 /// Regions of some sets that are read side by side, a slot of each in turn: a processor reads ahead in each, but in none beyond the end of a
 /// page of memory.
 pub(super) const LANES: usize = 8;
-/// Sets that are read of each region before any is looked at.
-const TOGETHER: u32 = 2;
-/// Sets that are read before any is looked at.
-pub(super) const STEP: usize = LANES * TOGETHER as usize;
-/// Slots that are read before any is looked at: a bit each in a word.
-const SLOTS: usize = STEP * SET_SLOTS;
+/// Slots of a set of each region.
+const MOST: usize = LANES * SET_SLOTS;
+/// Slots that are looked at together: a bit each in a word.
+const SLOTS: usize = u64::BITS as usize;
+/// A number of four bits times this has them [`LANES`] apart, at [`APART`], and others elsewhere.
+const SPREAD: u64 = 1 | 1 << 7 | 1 << 14 | 1 << 21;
+/// A bit for each slot of the first region's set.
+const APART: u64 = 1 | 1 << LANES | 1 << (2 * LANES) | 1 << (3 * LANES);
 
 /// Most threads that walk over one table.
 pub(super) const MOST_THREADS: usize = 4;
-/// Sets that are worth a thread: they take some ten times as long as to start one.
+/// Sets that are worth a thread: full ones take some ten times as long as to start it.
 const WORTH_A_THREAD: usize = 1 << 13;
-
-/// A walk over some sets of a table.
-struct Walk<'a, F> {
-    table: WordSlots<'a>,
-    words: &'a Words,
-    start: u32,
-    /// Sets of each region.
-    lane: u32,
-    family: PhantomData<F>,
-}
 
 /// What stands in slots that are looked at together.
 pub(super) struct Batch<'a, F> {
-    walk: Walk<'a, F>,
-    /// Sets of each region before these.
-    at: u32,
-    /// Control words of those in use.
+    table: WordSlots<'a>,
+    /// Where they are: the index of the set, and the slot's number where those of a set of each region take turns.
+    places: [(u32, usize); SLOTS],
+    count: usize,
+    /// Their control words.
     words: [u64; SLOTS],
-    /// Forward halves, a bit each.
+    /// Forward halves, also such as are being displaced, a bit each.
     forward: u64,
     /// Reply halves.
     reply: u64,
-    /// Slots in no settled phase.
+    /// Slots that hold no entry.
     unsettled: u64,
-}
-
-impl<'a, F: TableFamily> Walk<'a, F> {
-    /// Where the slot of a number is: slots of the regions take turns.
-    #[inline]
-    fn slot(&self, at: u32, number: usize) -> Option<Slot<'a>> {
-        let (lane, slot) = (number % LANES, number / LANES);
-        let index = self.start + lane as u32 * self.lane + at + (slot / SET_SLOTS) as u32;
-        let set = self.table.set(index)?;
-        Some((index, set, slot % SET_SLOTS * F::SLOT_WORDS))
-    }
-
-    /// Slots in use, a bit each.
-    #[inline]
-    fn used(&self, at: u32) -> u64 {
-        let mut firsts = [0; LANES];
-        for (lane, first) in (0..).zip(&mut firsts) {
-            *first = self.table.word_of(self.start + lane * self.lane + at);
-        }
-        let mut used = 0;
-        for slot in 0..SLOTS / LANES {
-            for (lane, first) in firsts.iter().enumerate() {
-                let word = self.words.load(first + slot * F::SLOT_WORDS);
-                used |= u64::from(word >> 32 & u64::from(PHASE) != 0) << (slot * LANES + lane);
-            }
-        }
-        used
-    }
+    family: PhantomData<F>,
 }
 
 impl<'a, F: TableFamily> Batch<'a, F> {
-    /// Looks at slots that were in use, and asks for all of the memory that their entries have.
+    fn empty(table: WordSlots<'a>) -> Self {
+        Self {
+            table,
+            places: [(0, 0); SLOTS],
+            count: 0,
+            words: [0; SLOTS],
+            forward: 0,
+            reply: 0,
+            unsettled: 0,
+            family: PhantomData,
+        }
+    }
+
+    /// Adds the slots that are taken in a set of each region: the first one's index is `first`, the others are `lane` sets apart.
     #[inline]
-    fn look(&mut self, at: u32, used: u64) {
-        let (mut live, mut reply, mut free, mut seconds) = (0, 0, 0, 0);
-        for number in numbers(used) {
-            let Some((_, set, base)) = self.walk.slot(at, number) else {
+    fn gather(&mut self, first: u32, lane: u32) {
+        let mut taken = 0;
+        for region in 0..LANES as u32 {
+            let roll = Roll::from_word(self.table.roll(first + region * lane));
+            taken |= ((u64::from(roll.taken()) * SPREAD) & APART) << region;
+        }
+        for number in numbers(taken) {
+            self.places[self.count % SLOTS] = (first + (number % LANES) as u32 * lane, number);
+            self.count += 1;
+        }
+    }
+
+    #[inline]
+    fn slot(&self, number: usize) -> Option<Slot<'a>> {
+        let (index, place) = self.places[number % SLOTS];
+        Some((index, self.table.set(index)?, place / LANES * F::SLOT_WORDS))
+    }
+
+    /// Asks for all of the memory that the slots' entries have, and tells what they are.
+    #[inline]
+    fn look(&mut self) {
+        let (mut live, mut reply, mut seconds) = (0, 0, 0);
+        for number in 0..self.count {
+            let Some((_, set, base)) = self.slot(number) else {
                 continue;
             };
             let word = set.load(base);
@@ -100,16 +101,15 @@ impl<'a, F: TableFamily> Batch<'a, F> {
                 seconds |= set.load(base + slot::Words::backend::<F>());
             }
             self.words[number % SLOTS] = word;
-            let state = Control::from_word(word).state;
-            live |= u64::from(state & PHASE == LIVE) << number;
-            free |= u64::from(state & PHASE == FREE) << number;
-            reply |= u64::from(state & REPLY_HALF != 0) << number;
+            let control = Control::from_word(word);
+            live |= u64::from(matches!(control.phase(), LIVE | HELD)) << number;
+            reply |= u64::from(control.state & REPLY_HALF != 0) << number;
         }
         black_box(seconds);
-        self.at = at;
+        let all = u64::MAX.checked_shr((SLOTS - self.count) as u32).unwrap_or(0);
         self.forward = live & !reply;
         self.reply = live & reply;
-        self.unsettled = used & !live & !free;
+        self.unsettled = all & !live;
     }
 
     /// Each of some slots: its region, where it is, and its control word.
@@ -117,7 +117,7 @@ impl<'a, F: TableFamily> Batch<'a, F> {
     fn each(&self, bits: u64) -> impl Iterator<Item = (usize, Slot<'a>, Control)> {
         numbers(bits).filter_map(move |number| {
             let control = Control::from_word(self.words[number % SLOTS]);
-            Some((number % LANES, self.walk.slot(self.at, number)?, control))
+            Some((self.places[number % SLOTS].1 % LANES, self.slot(number)?, control))
         })
     }
 
@@ -133,7 +133,7 @@ impl<'a, F: TableFamily> Batch<'a, F> {
         self.each(self.reply)
     }
 
-    /// Slots in no settled phase.
+    /// Slots that held no entry when they were looked at; they may have been left before.
     #[inline]
     pub(super) fn unsettled(&self) -> impl Iterator<Item = (usize, Slot<'a>, Control)> {
         self.each(self.unsettled)
@@ -152,36 +152,27 @@ fn numbers(mut bits: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Visits what is in use in some sets of a table: in a number of them that can be divided by [`STEP`], or up to the table's end.
+/// Visits what is taken in some sets of a table: in a number of them that can be divided by [`LANES`], or up to the table's end. The slots of each
+/// region come in their order.
 ///
 /// The next slots are read before these are looked at: a processor that guesses wrong what stands in a slot would wait for its memory
 /// before it asks for the next.
 pub(super) fn walk<'a, F: TableFamily>(table: WordSlots<'a>, sets: Range<u32>, mut visit: impl FnMut(&Batch<'a, F>)) {
-    let lane = sets.len().div_ceil(LANES).next_multiple_of(TOGETHER as usize) as u32;
-    let walk = Walk {
-        table,
-        words: table.words(),
-        start: sets.start,
-        lane,
-        family: PhantomData,
-    };
-    let mut batch = Batch {
-        walk,
-        at: 0,
-        words: [0; SLOTS],
-        forward: 0,
-        reply: 0,
-        unsettled: 0,
-    };
-    let mut used = batch.walk.used(0);
-    for at in (0..lane).step_by(TOGETHER as usize) {
-        let ahead = batch.walk.used(at + TOGETHER);
-        if used != 0 {
-            batch.look(at, used);
-            visit(&batch);
+    let lane = sets.len().div_ceil(LANES) as u32;
+    let mut these = Box::new(Batch::empty(table));
+    let mut next = Box::new(Batch::empty(table));
+    for at in 0..lane {
+        next.gather(sets.start + at, lane);
+        if next.count > SLOTS - MOST {
+            next.look();
+            visit(&these);
+            swap(&mut these, &mut next);
+            next.count = 0;
         }
-        used = ahead;
     }
+    next.look();
+    visit(&these);
+    visit(&next);
 }
 
 /// Splits sets of a table, as [`walk`] takes them, in as many parts as there are states, or fewer, and works on each with a state of its own,
@@ -192,7 +183,7 @@ pub(super) fn in_parts<S: Send>(
     states: &mut [S],
     work: impl Fn(&mut S, Range<u32>) + Sync,
 ) {
-    let length = sets.len().div_ceil(states.len().max(1)).next_multiple_of(STEP);
+    let length = sets.len().div_ceil(states.len().max(1)).next_multiple_of(LANES);
     let end = sets.end;
     let part = |first: u32| first..end.min(first.saturating_add(length as u32));
     let parts = Mutex::new(sets.step_by(length.max(1)).map(part).zip(states));

@@ -188,11 +188,7 @@ fn check(map: &MapData, geometry: &Geometry) -> Result<u32, OpenError> {
     let information = |source| OpenError::Information { map: name, source };
     let info = map.info().map_err(information)?;
     let found = info.max_entries();
-    let expected = match geometry.values {
-        Values::Exactly(expected) => expected,
-        Values::PowerOfTwo if found >= 2 && found.is_power_of_two() => found,
-        Values::PowerOfTwo => found.max(2).next_power_of_two(),
-    };
+    let expected = geometry.values_like(found);
     for (property, found, expected) in [
         (
             "type",

@@ -1,9 +1,10 @@
-//! The tables as the packet pipeline asks for them ([`lb_common::access`]): views of [`Words`] as sets of slots, for the
-//! sweep of the real flow tables too, and [`HostTables`], which lets the pipeline run in a test on what the plan wrote.
+//! The tables as the packet pipeline asks for them ([`lb_common::access`]): views of [`Words`] as sets of slots and their rolls, for
+//! the sweep of the real flow tables too, and [`HostTables`], which lets the pipeline run in a test on what the plan wrote.
 
 use std::net::IpAddr;
 
-use lb_common::access::{Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Rolls, Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::flow::roll;
 use lb_common::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey, SET_SLOTS};
 use lb_common::verdict::Reason;
 
@@ -15,27 +16,37 @@ use super::{MapStore as _, MemoryStore, Table, Words};
 pub struct WordSlots<'a> {
     words: &'a Words,
     set_words: usize,
+    sets: u32,
 }
 
 impl<'a> WordSlots<'a> {
-    /// Views `words` as sets of [`SET_SLOTS`] slots of `slot_words` (at least one) each.
+    /// Views all of `words` as sets of [`SET_SLOTS`] slots of `slot_words` (at least one) each.
     pub fn new(words: &'a Words, slot_words: usize) -> Self {
+        let set_words = slot_words.max(1) * SET_SLOTS;
         Self {
             words,
-            set_words: slot_words.max(1) * SET_SLOTS,
+            set_words,
+            sets: (words.len() / set_words) as u32,
         }
     }
 
-    /// The words of the table.
-    #[inline]
-    pub fn words(self) -> &'a Words {
-        self.words
+    /// Views `words` as such sets and, behind them, a roll of each, as flow tables are.
+    pub fn with_rolls(words: &'a Words, slot_words: usize) -> Self {
+        let all = Self::new(words, slot_words);
+        Self {
+            sets: roll::sets_of(all.sets),
+            ..all
+        }
     }
 
-    /// Where the words of a set begin.
+    /// Where the roll of a set is; beyond all words where there is no such set.
     #[inline]
-    pub fn word_of(self, index: u32) -> usize {
-        index as usize * self.set_words
+    fn roll_at(self, index: u32) -> usize {
+        if index < self.sets {
+            self.sets as usize * self.set_words + index as usize
+        } else {
+            self.words.len()
+        }
     }
 }
 
@@ -44,16 +55,27 @@ impl<'a> Slots for WordSlots<'a> {
 
     #[inline]
     fn mask(self) -> u32 {
-        (self.words.len() / self.set_words).saturating_sub(1) as u32
+        self.sets.saturating_sub(1)
     }
 
     #[inline]
     fn set(self, index: u32) -> Option<WordSet<'a>> {
-        let base = index as usize * self.set_words;
-        (base < self.words.len()).then_some(WordSet {
+        (index < self.sets).then_some(WordSet {
             words: self.words,
-            base,
+            base: index as usize * self.set_words,
         })
+    }
+}
+
+impl Rolls for WordSlots<'_> {
+    #[inline]
+    fn roll(self, index: u32) -> u64 {
+        self.words.load(self.roll_at(index))
+    }
+
+    #[inline]
+    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
+        self.words.cas(self.roll_at(index), old, new)
     }
 }
 
@@ -111,7 +133,7 @@ impl<'a, S: Surroundings> Tables for HostTables<'a, S> {
     type Frontends<F: TableFamily> = WordSlots<'a>;
 
     fn flows<F: TableFamily>(&self) -> WordSlots<'a> {
-        WordSlots::new(self.store.words(Table::flows(F::V6)), F::SLOT_WORDS)
+        WordSlots::with_rolls(self.store.words(Table::flows(F::V6)), F::SLOT_WORDS)
     }
 
     fn frontends<F: TableFamily>(&self) -> WordSlots<'a> {
@@ -182,5 +204,28 @@ impl<'a, S: Surroundings> Tables for HostTables<'a, S> {
 
     fn count(&self, reason: Reason) {
         self.store.count(reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rolls_stand_behind_the_sets_and_are_no_sets() {
+        // Two sets of four slots of three words, and a value for their rolls.
+        let words = Words::zeroed(3 * 12).unwrap();
+        let (table, all) = (WordSlots::with_rolls(&words, 3), WordSlots::new(&words, 3));
+        assert_eq!((table.mask(), all.mask()), (1, 2));
+        assert!(table.set(1).is_some() && table.set(2).is_none());
+        assert!(all.set(2).is_some() && all.set(3).is_none());
+        assert_eq!(table.cas_roll(1, 0, 5), 0);
+        assert_eq!(table.cas_roll(1, 0, 6), 5);
+        assert_eq!(table.cas_roll(2, 0, 7), 0);
+        assert_eq!([0, 1, 2].map(|index| table.roll(index)), [0, 5, 0]);
+        assert_eq!(words.copy_used().iter().rposition(|word| *word == 5), Some(2 * 12 + 1));
+        assert_eq!(words.copy_used().len(), 2 * 12 + 2);
+        table.set(1).unwrap().store(11, 9);
+        assert_eq!(words.load(23), 9);
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lb_common::layout::{AffinityValue, Device, FragmentKey, NAME_BYTES};
+use lb_common::layout::{AffinityValue, Device, FLOW_SETS, FragmentKey, NAME_BYTES};
 use lb_common::verdict::{REASONS, Reason};
 
 use super::{Grace, MapError, MapStore, SourceRange, Table, Words};
@@ -35,7 +35,7 @@ impl Default for MemorySizes {
             services: Table::Services.values(),
             arena_words: Table::Arena.values(),
             backends: Table::Backends.values(),
-            flow_sets: Table::FlowsV4.values(),
+            flow_sets: FLOW_SETS,
         }
     }
 }
@@ -47,7 +47,7 @@ impl MemorySizes {
             Table::Services => self.services,
             Table::Arena => self.arena_words,
             Table::Backends => self.backends,
-            Table::FlowsV4 | Table::FlowsV6 => self.flow_sets,
+            Table::FlowsV4 | Table::FlowsV6 => table.values_of(self.flow_sets),
             Table::Config | Table::ForwardBits | Table::ReplyBits | Table::Epoch => table.values(),
         }
     }

@@ -4,6 +4,7 @@
 //! Source: [`lb_common::layout`]; flag names are those of the kernel's `include/uapi/linux/bpf.h`.
 
 use lb_common::family::{Family, V4, V6};
+use lb_common::flow::roll;
 use lb_common::layout::{self, SET_SLOTS, map};
 use lb_common::verdict::REASONS;
 
@@ -100,8 +101,13 @@ impl Table {
             Self::Backends => layout::BACKENDS,
             Self::Config | Self::Epoch => 1,
             Self::ForwardBits | Self::ReplyBits => layout::BITS_WORDS,
-            Self::FlowsV4 | Self::FlowsV6 => layout::FLOW_SETS,
+            Self::FlowsV4 | Self::FlowsV6 => self.values_of(layout::FLOW_SETS),
         }
+    }
+
+    /// Values of a flow table of so many sets, a power of two from two on: the sets, and behind them their rolls.
+    pub const fn values_of(self, sets: u32) -> u32 {
+        roll::values(sets, self.value_words())
     }
 
     /// The flow table of a family.
@@ -120,8 +126,8 @@ impl Table {
 pub enum Values {
     /// Exactly so many.
     Exactly(u32),
-    /// Any power of two from two on: the size is configured.
-    PowerOfTwo,
+    /// So many as sets of a flow table and their rolls take, of which there is any power of two from two on: the size is configured.
+    SetsAndRolls,
 }
 
 /// The map types in use, with their numbers in `enum bpf_map_type`.
@@ -169,7 +175,7 @@ impl Geometry {
     pub const fn of_table(table: Table) -> Self {
         let is_sized_at_start = matches!(table, Table::FlowsV4 | Table::FlowsV6);
         let values = if is_sized_at_start {
-            Values::PowerOfTwo
+            Values::SetsAndRolls
         } else {
             Values::Exactly(table.values())
         };
@@ -180,6 +186,14 @@ impl Geometry {
             value: table.value_words() as u32 * 8,
             values,
             flags: MMAPABLE,
+        }
+    }
+
+    /// The number of values that a map which has so many must have: where several are right, that of as many sets.
+    pub(super) fn values_like(&self, found: u32) -> u32 {
+        match self.values {
+            Values::Exactly(expected) => expected,
+            Values::SetsAndRolls => roll::values(roll::sets_of(found).max(2), self.value as usize / size_of::<u64>()),
         }
     }
 
@@ -269,6 +283,24 @@ mod tests {
             .find(|geometry| geometry.name == "fragments_v6")
             .unwrap();
         assert_eq!(fragments.key as usize, size_of::<FragmentKey>());
+    }
+
+    #[test]
+    fn a_flow_table_has_a_power_of_two_of_sets_and_a_roll_each() {
+        assert_eq!(Table::FlowsV4.values(), (1 << 18) + (1 << 13));
+        assert_eq!(Table::FlowsV6.values(), (1 << 18) + (1 << 12));
+        for table in [Table::FlowsV4, Table::FlowsV6] {
+            let geometry = Geometry::of_table(table);
+            for sets in [2, 4, 64, 128, 1 << 10, 1 << 24] {
+                let values = table.values_of(sets);
+                assert_eq!(geometry.values_like(values), values);
+                for wrong in [sets, values - 1, values + 1, 2 * sets] {
+                    assert_ne!(geometry.values_like(wrong), wrong, "{sets}");
+                }
+            }
+        }
+        assert_eq!(Geometry::of_table(Table::FlowsV4).values_like(1024), 1024 + 32);
+        assert_eq!(Geometry::of_table(Table::FlowsV6).values_like(0), 3);
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use lb_common::family::{Family as _, Side, V4, V6};
+use lb_common::flow::roll;
 use lb_common::layout::{
     BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BACKEND_V6, BACKEND_WORDS,
     BLOCK_EXTERNAL_LOCAL, BLOCK_INTERNAL_LOCAL, BackendControl, FRONTEND_CLUSTER, FRONTEND_NODE_PORT, FRONTEND_RANGES,
-    FRONTEND_VALID, FrontendValue, ServiceWord, block, owner_word,
+    FRONTEND_VALID, FrontendValue, SET_SLOTS, ServiceWord, block, owner_word,
 };
 use thiserror::Error;
 
@@ -141,17 +142,19 @@ fn flow_fill(store: &dyn MapStore) -> Vec<TableFill> {
     for flow in flows::dump(store, 0) {
         used[usize::from(flow.client.is_ipv6())] += 2;
     }
-    let sizes = [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)];
-    let fill = sizes.into_iter().zip(used).map(|((table, slot_words), used)| {
-        let words = store.words(table).len();
-        let capacity = (words / slot_words) as u64;
-        TableFill {
-            name: table.name().to_owned(),
-            used,
-            capacity,
-            bytes: words as u64 * 8,
-        }
-    });
+    let fill = [Table::FlowsV4, Table::FlowsV6]
+        .into_iter()
+        .zip(used)
+        .map(|(table, used)| {
+            let words = store.words(table).len();
+            let sets = roll::sets_of((words / table.value_words()) as u32);
+            TableFill {
+                name: table.name().to_owned(),
+                used,
+                capacity: u64::from(sets) * SET_SLOTS as u64,
+                bytes: words as u64 * 8,
+            }
+        });
     fill.collect()
 }
 

@@ -5,19 +5,22 @@
 //! beside them, as many as are asked for, with the same addresses of their own.
 
 use std::hint::black_box;
+use std::iter::StepBy;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use lb_common::family::{Family as _, V4, V6};
+use lb_common::flow::roll;
 use lb_common::flow::state::{Control, ESTABLISHED, LIVE, SETTLED};
+use lb_common::layout::SET_SLOTS;
 use lb_tests::agent::Agent;
 use lb_tests::objects::{Folder, NodeObject, ServiceObject, SliceObject, documents, service, slice};
 use lb_tests::world::World;
 use steerway::datapath::clock::Clock;
 use steerway::flows::{Flow, Sweeper, dump};
-use steerway::maps::{BpfStore, MapStore as _, Table};
+use steerway::maps::{BpfStore, MapStore as _, Table, Words};
 
 use crate::processors;
 use crate::programs::End;
@@ -131,9 +134,9 @@ impl Scene {
     /// do, and how long a row takes, is no part of it.
     pub(super) fn note_all(&self) -> Result<()> {
         let now = Clock::open()?.jiffies()?;
-        for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
+        for table in [Table::FlowsV4, Table::FlowsV6] {
             let words = self.store.words(table);
-            for at in (0..words.len()).step_by(slot_words) {
+            for at in control_words(table, words) {
                 let control = Control::from_word(words.load(at));
                 if control.phase() == LIVE {
                     let settled = if control.state & ESTABLISHED == 0 { 0 } else { SETTLED };
@@ -161,11 +164,12 @@ impl Scene {
     pub(super) fn words(&self, threads: usize) -> Result<f64> {
         let part = |number: usize| {
             processors::pin(number..number + 1)?;
-            for (table, slot_words) in [(Table::FlowsV4, V4::SLOT_WORDS), (Table::FlowsV6, V6::SLOT_WORDS)] {
+            for table in [Table::FlowsV4, Table::FlowsV6] {
                 let words = self.store.words(table);
-                let slots = words.len() / slot_words;
-                let own = slots * number / threads..slots * (number + 1) / threads;
-                black_box(own.fold(0_u64, |sum, slot| sum.wrapping_add(words.load(slot * slot_words))));
+                let all = control_words(table, words);
+                let own = all.len() * number / threads..all.len() * (number + 1) / threads;
+                let own = all.skip(own.start).take(own.len());
+                black_box(own.fold(0_u64, |sum, at| sum.wrapping_add(words.load(at))));
             }
             Ok(())
         };
@@ -193,6 +197,13 @@ impl Scene {
     pub(super) fn flows(&self) -> Vec<Flow> {
         dump(&self.store, 0).collect()
     }
+}
+
+/// Where the first words of a flow table's slots are.
+fn control_words(table: Table, words: &Words) -> StepBy<Range<usize>> {
+    let set_words = table.value_words();
+    let sets = roll::sets_of((words.len() / set_words) as u32) as usize;
+    (0..sets * set_words).step_by(set_words / SET_SLOTS)
 }
 
 /// A Service of these ClusterIPs and LoadBalancer IPs, with a port for TCP.

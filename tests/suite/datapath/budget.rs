@@ -31,7 +31,7 @@ const fn budget(begins: &'static str, verified: u32, size: u32, stack: [u32; 2])
 
 const BUDGETS: [Budget; 9] = [
     budget("uplink_xdp", 29_500, 35_500, [352; 2]),
-    budget("note_", 9_500, 31_500, [448, 512]),
+    budget("note_", 9_500, 31_500, [480, 512]),
     budget("begin_", 60_000, 33_500, [448, 512]),
     budget("enter_", 52_000, 50_500, [416, 480]),
     budget("translate_", 14_000, 17_500, [224, 256]),

@@ -39,8 +39,8 @@ const MAPS: [(&str, [u32; 5]); 15] = [
     (map::BACKENDS, [ARRAY, 4, 32, 64, MAPPED]),
     (map::CONFIG, [ARRAY, 4, 512, 1, MAPPED]),
     (map::DEVICES, [HASH, 4, 40, 64, 0]),
-    ("flows_v4", [ARRAY, 4, 256, 1024, MAPPED]),
-    ("flows_v6", [ARRAY, 4, 512, 1024, MAPPED]),
+    ("flows_v4", [ARRAY, 4, 256, 1024 + 32, MAPPED]),
+    ("flows_v6", [ARRAY, 4, 512, 1024 + 16, MAPPED]),
     ("fragments_v4", [LRU_HASH, 40, 8, 64, 0]),
     ("fragments_v6", [LRU_HASH, 40, 8, 64, 0]),
     ("frontends_v4", [ARRAY, 4, 64, 64, MAPPED]),
@@ -57,7 +57,7 @@ const MAPS: [(&str, [u32; 5]); 15] = [
 const GLOBALS: [&str; 4] = [map::FLOW_MASK_V4, map::FLOW_MASK_V6, map::CSUM_IPV6, map::FIB_SOURCE];
 
 fn build() -> Vec<u8> {
-    assert_eq!(LAYOUT_VERSION, 3, "the stand-in's maps are those of this layout");
+    assert_eq!(LAYOUT_VERSION, 4, "the stand-in's maps are those of this layout");
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
     let section = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
     object.append_section_data(section, b"GPL\0", 1);

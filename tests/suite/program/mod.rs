@@ -161,7 +161,7 @@ impl World {
         counts
     }
 
-    /// The first word in which the flow tables of the two sides differ, apart from times. A packet's family alone is looked at: the
+    /// The first word in which the flow tables of the two sides differ, apart from times of entries. A packet's family alone is looked at: the
     /// other's programs and tables it does not meet.
     fn flow_difference(&self, frame: &[u8]) -> Option<String> {
         let (table, slot_words) = match frame.get(ETHERNET)? >> 4 {
@@ -171,8 +171,9 @@ impl World {
         };
         let [kernel, host] = self.stores().map(|store| store.words(table).copy(0, usize::MAX));
         assert_eq!(kernel.len(), host.len());
+        let rolls = FLOW_SETS as usize * table.value_words();
         let differs = |index: usize| {
-            let mask = if index.is_multiple_of(slot_words) {
+            let mask = if index < rolls && index.is_multiple_of(slot_words) {
                 !LAST_SEEN
             } else {
                 u64::MAX

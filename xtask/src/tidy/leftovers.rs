@@ -31,12 +31,13 @@ const PRINTING: [&str; 5] = [
 ];
 
 /// The files that may hold unsafe code.
-const UNSAFE: [&str; 11] = [
+const UNSAFE: [&str; 12] = [
     "lb-ebpf/src/packet.rs",
     "lb-ebpf/src/hops.rs",
     "lb-ebpf/src/kernel.rs",
     "lb-ebpf/src/globals.rs",
     "lb-ebpf/src/maps.rs",
+    "lb-ebpf/src/sets.rs",
     "lb-ebpf/src/stages.rs",
     "lb-ebpf/bench/main.rs",
     "lb-userspace/src/heap.rs",

@@ -33,6 +33,7 @@ pub(super) use stages::retire_others;
 
 use super::pins::{Mark, PinDir, PinError, remove_if_there};
 use super::probe::Features;
+use crate::maps::Table;
 
 /// The kernel object that this binary was built with; empty if it was built without.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEERWAY_EBPF_OBJECT"));
@@ -40,9 +41,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEERWAY_EBPF_OBJEC
 /// What a load depends on besides the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Sets of the IPv4 flow table, a power of two.
+    /// Sets of the IPv4 flow table, a power of two from two on.
     pub flow_sets_v4: u32,
-    /// Sets of the IPv6 flow table, a power of two.
+    /// Sets of the IPv6 flow table, a power of two from two on.
     pub flow_sets_v6: u32,
     /// What the kernel can do.
     pub features: Features,
@@ -54,8 +55,8 @@ pub enum LoadError {
     /// The pin directory cannot be used.
     #[error(transparent)]
     Pins(#[from] PinError),
-    /// A flow table's size is no power of two.
-    #[error("a flow table cannot have {0} sets: use a power of two")]
+    /// A flow table's size is no power of two, or one.
+    #[error("a flow table cannot have {0} sets: use a power of two from two on")]
     FlowSets(u32),
     /// The kernel lacks something that we cannot do without.
     #[error("this kernel lacks {0}, which Steerway needs")]
@@ -162,16 +163,11 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
         return Err(LoadError::NoObject);
     }
     require(options.features)?;
-    let sizes = [
-        (map::FLOWS, "_v4", options.flow_sets_v4),
-        (map::FLOWS, "_v6", options.flow_sets_v6),
-    ]
-    .map(|(base, family, sets)| (format!("{base}{family}"), sets));
-    for (_, sets) in &sizes {
-        if !sets.is_power_of_two() {
-            return Err(LoadError::FlowSets(*sets));
-        }
+    let sets = [options.flow_sets_v4, options.flow_sets_v6];
+    if let Some(wrong) = sets.into_iter().find(|sets| *sets < 2 || !sets.is_power_of_two()) {
+        return Err(LoadError::FlowSets(wrong));
     }
+    let sizes = flow_sizes(sets);
     pins.create()?;
     let mark = pins.mark()?;
     let wanted = wanted_shapes(object, &sizes)?;
@@ -182,12 +178,12 @@ pub fn load(object: &[u8], pins: &PinDir, options: &LoadOptions) -> Result<Loade
     // Errors and statistics, not every instruction: aya loads again with a log after any failure, also after one that passes
     // (EAGAIN when a signal comes in between), and would take a log that overflows for a refusal.
     loader.verifier_log_level(VerifierLogLevel::STATS);
-    for (name, sets) in &sizes {
+    for (name, values) in &sizes {
         if wanted.contains_key(name) {
-            loader.map_max_entries(name, *sets);
+            loader.map_max_entries(name, *values);
         }
     }
-    let masks = [options.flow_sets_v4 - 1, options.flow_sets_v6 - 1];
+    let masks = sets.map(|sets| sets - 1);
     let csum_ipv6 = u32::from(options.features.csum_ipv6);
     let fib_source = u32::from(options.features.fib_source);
     loader.override_global(map::FLOW_MASK_V4, &masks[0], true);
@@ -285,6 +281,12 @@ fn require(features: Features) -> Result<(), LoadError> {
         .iter()
         .find(|(there, _)| !there)
         .map_or(Ok(()), |(_, what)| Err(LoadError::Unsupported(what)))
+}
+
+/// Names of the flow tables and values of their maps, for so many sets of IPv4 and of IPv6.
+pub fn flow_sizes(sets: [u32; 2]) -> [(String, u32); 2] {
+    let [v4, v6] = sets;
+    [(Table::FlowsV4, v4), (Table::FlowsV6, v6)].map(|(table, sets)| (table.name().to_owned(), table.values_of(sets)))
 }
 
 /// The maps that `object` wants to be pinned, with the sizes that hold for this load.

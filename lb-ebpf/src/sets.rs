@@ -1,0 +1,135 @@
+//! The flow and frontend tables as the pipeline sees them: sets of slots in kernel maps, and the rolls behind those of the flow tables.
+//!
+//! No policy here: each method is one access. Indices are bounded by the map, word offsets by a mask that equals the set's size, so that the
+//! verifier can follow.
+#![expect(
+    unsafe_code,
+    reason = "map values are reached through the pointers that the kernel hands out"
+)]
+
+use lb_common::access::{Rolls, SetRef, Slots, TableFamily};
+use lb_common::layout::{self, FRONTEND_SETS};
+
+use crate::kernel;
+use crate::maps::{FLOW_MASK_V4, FLOW_MASK_V6, FLOWS_V4, FLOWS_V6, FRONTENDS_V4, FRONTENDS_V6};
+
+/// A table of sets in a kernel map.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelSlots<F> {
+    kind: Kind,
+    family: core::marker::PhantomData<F>,
+}
+
+impl<F> KernelSlots<F> {
+    /// The flow table.
+    pub(crate) const FLOWS: Self = Self::of(Kind::Flows);
+    /// The frontend table.
+    pub(crate) const FRONTENDS: Self = Self::of(Kind::Frontends);
+
+    const fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            family: core::marker::PhantomData,
+        }
+    }
+}
+
+/// Which table.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Flows,
+    Frontends,
+}
+
+impl<F: TableFamily> Slots for KernelSlots<F> {
+    type Set = KernelSet<F>;
+
+    #[inline(always)]
+    fn mask(self) -> u32 {
+        match self.kind {
+            Kind::Frontends => FRONTEND_SETS - 1,
+            Kind::Flows => F::pick(|| FLOW_MASK_V4.load(), || FLOW_MASK_V6.load()),
+        }
+    }
+
+    #[inline(always)]
+    fn set(self, index: u32) -> Option<KernelSet<F>> {
+        let words = match self.kind {
+            Kind::Flows => F::pick(
+                || FLOWS_V4.get_ptr_mut(index).map(<*mut _>::cast),
+                || FLOWS_V6.get_ptr_mut(index).map(<*mut _>::cast),
+            ),
+            Kind::Frontends => F::pick(
+                || FRONTENDS_V4.get_ptr_mut(index).map(<*mut _>::cast),
+                || FRONTENDS_V6.get_ptr_mut(index).map(<*mut _>::cast),
+            ),
+        }?;
+        Some(KernelSet {
+            words,
+            kind: self.kind,
+            family: core::marker::PhantomData,
+        })
+    }
+}
+
+impl<F: TableFamily> KernelSlots<F> {
+    /// Where the roll of a set is, behind all sets.
+    #[inline(always)]
+    fn roll_at(self, index: u32) -> Option<*mut u64> {
+        let words = (F::SLOT_WORDS * layout::SET_SLOTS) as u32;
+        let set = self.set(self.mask() + 1 + index / words)?;
+        Some(set.word((index % words) as usize))
+    }
+}
+
+impl<F: TableFamily> Rolls for KernelSlots<F> {
+    #[inline(always)]
+    fn roll(self, index: u32) -> u64 {
+        // SAFETY: a live map value, and an index that is masked to its length.
+        self.roll_at(index).map_or(0, |roll| unsafe { roll.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
+        self.roll_at(index)
+            .map_or(0, |roll| kernel::compare_and_swap(roll, old, new))
+    }
+}
+
+/// A set whose width follows from its family and table.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelSet<F> {
+    words: *mut u64,
+    kind: Kind,
+    family: core::marker::PhantomData<F>,
+}
+
+impl<F: TableFamily> KernelSet<F> {
+    #[inline(always)]
+    fn word(self, word: usize) -> *mut u64 {
+        let mask = match self.kind {
+            Kind::Flows => F::SLOT_WORDS * layout::SET_SLOTS - 1,
+            Kind::Frontends => F::FRONTEND_WORDS * layout::SET_SLOTS - 1,
+        };
+        self.words.wrapping_add(word & mask)
+    }
+}
+
+impl<F: TableFamily> SetRef for KernelSet<F> {
+    #[inline(always)]
+    fn load(self, word: usize) -> u64 {
+        // SAFETY: `words` is a live map value and the index is masked to its length.
+        unsafe { self.word(word).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(self, word: usize, value: u64) {
+        // SAFETY: as in `load`.
+        unsafe { self.word(word).write_volatile(value) }
+    }
+
+    #[inline(always)]
+    fn cas(self, word: usize, old: u64, new: u64) -> u64 {
+        kernel::compare_and_swap(self.word(word), old, new)
+    }
+}
