@@ -158,7 +158,7 @@ pub trait Tables: Sized {
     fn flows<F: TableFamily>(&self) -> Self::Flows<F>;
     /// The frontend table.
     fn frontends<F: TableFamily>(&self) -> Self::Frontends<F>;
-    /// Asks for the roll of the first set of a hash, which is read soon, without waiting for it; nothing depends on that.
+    /// Asks for the roll of the first set of a hash and for the slot that is most likely taken there, without waiting for them; nothing depends on that.
     #[inline(always)]
     fn fetch<F: TableFamily>(&self, _hash: u64) {}
     /// [`search::scan_set`]; an implementation may put a function call round it.
@@ -221,8 +221,8 @@ pub trait Tables: Sized {
     }
     /// [`table::free_pair`]; an implementation may put a function call round it.
     #[inline(always)]
-    fn free_pair<F: TableFamily>(&self, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot) -> bool {
-        table::free_pair(self, spot, spare, twin)
+    fn free_pair<F: TableFamily>(&self, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot, but: &Spot) -> bool {
+        table::free_pair(self, spot, spare, twin, but)
     }
     /// [`table::leave`]; an implementation may put a function call round it.
     #[inline(always)]

@@ -17,7 +17,7 @@
 //! fragments_v4/6  LRU hash: datagram -> ports                                           written by packets
 //! epoch           one word, raised when a way out may have changed                      written by user space
 //! reasons         per-CPU array of counters                                             written by packets
-//! answers, stage, hops   per-CPU scratch: rate limit, hand-over between stages, ways out   written by packets
+//! answers, work_v4/6, hops   per-CPU scratch: rate limit, what stages leave for the next, ways out   written by packets
 //! stages, stages_xdp   program arrays of the later stages                               written at load
 //! names           hash: service port id -> its name, for people and for a restarted agent   written by user space, not read by packets
 //! ```

@@ -161,7 +161,7 @@ reasons! {
     RateLimited = 16, "rate_limited";
     /// A later fragment whose first was not seen.
     FragmentLost = 17, "fragment_lost";
-    /// The flow table's slot kept changing while it was read.
+    /// The flow is being entered, displaced or freed by another CPU at this moment, or a key that the table cannot tell from it.
     FlowBusy = 18, "flow_busy";
     /// No room for a new flow among more valuable ones.
     FlowTableFull = 19, "flow_table_full";

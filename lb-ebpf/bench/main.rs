@@ -415,25 +415,41 @@ fn line(_ctx: TcContext) -> i32 {
     NEXT
 }
 
-/// A word of each line of two sets, in two places of such a table, at once: what a new flow, whose two halves are looked for before they are entered, costs
-/// at the least. Which sets are next follows from these.
+/// What a new flow costs at the least that takes a slot of a set for each half and enters both: of two sets in such a table roll and line are read at
+/// once, the rolls swapped, and the lines written, all with zeroes, as [`line`] reads them. Which sets are next follows from these.
 #[classifier]
-fn two_sets(_ctx: TcContext) -> i32 {
-    if let Some((settings, progress)) = state() {
-        let number = turn(settings, progress);
-        let mut zero = 0;
-        for [hash, _] in [key(number), key(number + FRAMES as u64)] {
-            if let Some(set) = LINES.get((hash >> 32) as u32 % LINE_SETS as u32) {
-                for word in (0..SET_WORDS).step_by(LINE_WORDS) {
-                    // SAFETY: as in `line`.
-                    zero |= unsafe { (&raw const set[word]).read_volatile() };
-                }
-            }
+fn two_entries(_ctx: TcContext) -> i32 {
+    let Some((settings, progress)) = state() else {
+        return NEXT;
+    };
+    let number = turn(settings, progress);
+    let places = [number, number + FRAMES as u64].map(|number| roll_and_entry(key(number)[0]));
+    if let [Some([roll, entry]), Some([other_roll, other_entry])] = places {
+        // SAFETY: words of map values, in which nothing but zeroes is ever written; here and below.
+        let read = [roll, entry, other_roll, other_entry].map(|word| unsafe { word.read_volatile() });
+        let zero = read[0] | read[1] | read[2] | read[3];
+        for roll in [roll, other_roll] {
+            // SAFETY: as above.
+            wait_for_stores(unsafe { &mut *roll });
+        }
+        for entry in [entry, other_entry] {
+            // SAFETY: as above, and the line lies in its set.
+            unsafe { entry.cast::<[u64; LINE_WORDS]>().write_volatile([zero; LINE_WORDS]) };
         }
         progress[progress::NEXT] += zero;
         progress[progress::GOOD] += zero;
     }
     NEXT
+}
+
+/// Where the roll of the set of a hash would stand, a word a set, close together; and a line of the set.
+#[inline(always)]
+fn roll_and_entry(hash: u64) -> Option<[*mut u64; 2]> {
+    let set = (hash >> 32) as u32 % LINE_SETS as u32;
+    let rolls = LINES.get_ptr_mut(set / SET_WORDS as u32)?.cast::<u64>();
+    let words = LINES.get_ptr_mut(set)?.cast::<u64>();
+    let line = (hash >> 16) as usize % (SET_WORDS / LINE_WORDS) * LINE_WORDS;
+    Some([rolls.wrapping_add(set as usize % SET_WORDS), words.wrapping_add(line)])
 }
 
 /// One insertion of the next key.

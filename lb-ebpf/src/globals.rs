@@ -196,13 +196,20 @@ macro_rules! free_pair {
         #[doc = "`table::free_pair` as a global function of the object."]
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(spot: *const Spot, spare: *mut Entry<$family>, twin: *mut Spot) -> u32 {
+        pub(crate) extern "C" fn $name(
+            spot: *const Spot,
+            spare: *mut Entry<$family>,
+            twin: *mut Spot,
+            but: *const Spot,
+        ) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
-            let (spot, spare, twin) = unsafe { (spot.as_ref(), spare.as_mut(), twin.as_mut()) };
-            let (Some(spot), Some(spare), Some(twin)) = (spot, spare, twin) else {
+            let (spot, spare) = unsafe { (spot.as_ref(), spare.as_mut()) };
+            // SAFETY: as above.
+            let (twin, but) = unsafe { (twin.as_mut(), but.as_ref()) };
+            let (Some(spot), Some(spare), Some(twin), Some(but)) = (spot, spare, twin, but) else {
                 return 0;
             };
-            table::free_pair(&KernelTables::ANYWHERE, spot, spare, twin) as u32
+            table::free_pair(&KernelTables::ANYWHERE, spot, spare, twin, but) as u32
         }
     };
 }

@@ -117,6 +117,15 @@ pub(crate) fn tables<H: Hooked>(ctx: &H::Context) -> KernelTables {
 pub(crate) fn first<H: Hooked, F: TableFamily, const HOOK: u8>(ctx: &H::Context, mut packet: H, l3: usize) -> H::Code {
     let tables = tables::<H>(ctx);
     let step = pipeline::fast::<F, _, _, HOOK>(&mut packet, &tables, l3);
+    if step.next != Stage::Done {
+        Handover {
+            hook: HOOK,
+            l3,
+            answer: Answer::Reset,
+            mtu: 0,
+        }
+        .put::<F>();
+    }
     go_on::<H, F>(ctx, &tables, step, HOOK, l3)
 }
 
@@ -124,8 +133,7 @@ pub(crate) fn first<H: Hooked, F: TableFamily, const HOOK: u8>(ctx: &H::Context,
 #[inline(always)]
 pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) -> H::Code {
     let tables = tables::<H>(ctx);
-    let Handover { hook, l3, .. } = Handover::take();
-    let Some(work) = work::<F>() else {
+    let Some((Handover { hook, l3, .. }, work)) = work::<F>() else {
         return missing::<H>(&tables);
     };
     let mut packet = H::of(ctx);
@@ -144,8 +152,7 @@ pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) ->
 #[inline(always)]
 pub(crate) fn answering<H: Hooked, F: TableFamily>(ctx: &H::Context) -> H::Code {
     let tables = tables::<H>(ctx);
-    let Handover { hook, l3, answer, mtu } = Handover::take();
-    let Some(work) = work::<F>() else {
+    let Some((Handover { hook, l3, answer, mtu }, work)) = work::<F>() else {
         return missing::<H>(&tables);
     };
     let verdict = pipeline::reply_in_place(&mut H::of(ctx), &tables, work, l3, hook, answer, mtu);
@@ -178,13 +185,6 @@ fn go_on<H: Hooked, F: TableFamily>(
     if step.next == Stage::Done {
         return conclude::<H, F>(ctx, tables, &step.verdict, hook, l3);
     }
-    Handover {
-        hook,
-        l3,
-        answer: Answer::Reset,
-        mtu: 0,
-    }
-    .put();
     match step.next {
         Stage::Done => {}
         Stage::Note => jump!(H, F, ctx, NOTE),
@@ -213,7 +213,7 @@ fn conclude<H: Hooked, F: TableFamily>(
             answer: verdict.answer,
             mtu: verdict.mtu,
         }
-        .put();
+        .put::<F>();
         jump!(H, F, ctx, ANSWER);
         return missing::<H>(tables);
     }

@@ -234,12 +234,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn free_pair<F: TableFamily>(&self, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot) -> bool {
-        let (spot, spare, twin) = (&raw const *spot, &raw mut *spare, &raw mut *twin);
+    fn free_pair<F: TableFamily>(&self, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot, but: &Spot) -> bool {
+        let (spot, spare) = (&raw const *spot, &raw mut *spare);
+        let (twin, but) = (&raw mut *twin, &raw const *but);
         // As in `scan_set`.
         F::pick(
-            || free_pair_v4(spot, spare.cast(), twin),
-            || free_pair_v6(spot, spare.cast(), twin),
+            || free_pair_v4(spot, spare.cast(), twin, but),
+            || free_pair_v6(spot, spare.cast(), twin, but),
         ) != 0
     }
 

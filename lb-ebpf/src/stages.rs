@@ -19,8 +19,6 @@ use lb_common::layout;
 use lb_common::pipeline::Work;
 use lb_common::verdict::Answer;
 
-#[btf_map(name = "stage")]
-static STAGE: PerCpuArray<[u64; 4], 1> = PerCpuArray::new();
 #[btf_map(name = "work_v4")]
 static WORK_V4: PerCpuArray<[u64; WORK_WORDS], 1> = PerCpuArray::new();
 #[btf_map(name = "work_v6")]
@@ -30,20 +28,38 @@ static STAGES: ProgramArray<{ layout::stage::PROGRAMS.len() }> = ProgramArray::n
 #[btf_map(name = "stages_xdp")]
 static STAGES_XDP: ProgramArray<{ layout::stage::XDP_PROGRAMS.len() }> = ProgramArray::new();
 
-/// Words that hold a [`Work`] of either family.
-const WORK_WORDS: usize = 80;
-const _: () = assert!(size_of::<Work<V6>>() <= WORK_WORDS * 8 && size_of::<Work<V4>>() <= WORK_WORDS * 8);
+/// Words of the room of either family: a [`Handover`]'s, then a [`Work`].
+const WORK_WORDS: usize = 84;
+/// Words of a hand-over.
+const HANDOVER_WORDS: usize = 4;
+const _: () = assert!(size_of::<Work<V6>>() <= (WORK_WORDS - HANDOVER_WORDS) * 8);
+const _: () = assert!(size_of::<Work<V4>>() <= (WORK_WORDS - HANDOVER_WORDS) * 8);
 
-/// This CPU's room to work in.
+/// This CPU's room to work in, and what the stage before told this one; hook 0 where there was none.
 #[inline(always)]
-pub(crate) fn work<F: TableFamily>() -> Option<&'static mut Work<F>> {
-    let room = F::pick(|| WORK_V4.get_ptr_mut(0), || WORK_V6.get_ptr_mut(0))?;
-    // SAFETY: a per-CPU value of its own family that only the running program touches; it holds zeroes, which are a valid
-    // `Work`, or what an earlier program of the same family wrote there.
-    Some(unsafe { &mut *room.cast::<Work<F>>() })
+pub(crate) fn work<F: TableFamily>() -> Option<(Handover, &'static mut Work<F>)> {
+    let room = room::<F>()?;
+    // SAFETY: a per-CPU value of its own family that only the running program touches; the words behind the hand-over's are zeroes, which are a
+    // valid `Work`, or what an earlier program of the same family wrote there.
+    let (words, work) = unsafe { (*room, &mut *room.add(1).cast::<Work<F>>()) };
+    let [hook, l3, kind, mtu] = words;
+    let handover = Handover {
+        hook: hook as u8,
+        l3: l3 as usize & 0x1f,
+        answer: Answer::from_number(kind as u8),
+        mtu: mtu as u16,
+    };
+    Some((handover, work))
 }
 
-/// What one stage tells the next.
+/// The room, which begins with the words of a hand-over.
+#[inline(always)]
+fn room<F: TableFamily>() -> Option<*mut [u64; HANDOVER_WORDS]> {
+    let room = F::pick(|| WORK_V4.get_ptr_mut(0), || WORK_V6.get_ptr_mut(0))?;
+    Some(room.cast())
+}
+
+/// What one stage tells the next, and all that follow until another is told.
 #[derive(Clone, Copy)]
 pub(crate) struct Handover {
     /// The hook.
@@ -59,25 +75,10 @@ pub(crate) struct Handover {
 impl Handover {
     /// Leaves the hand-over for the next stage.
     #[inline(always)]
-    pub(crate) fn put(self) {
-        if let Some(stage) = STAGE.get_ptr_mut(0) {
+    pub(crate) fn put<F: TableFamily>(self) {
+        if let Some(room) = room::<F>() {
             // SAFETY: a per-CPU value; the next stage runs on this CPU before any other packet does.
-            unsafe { *stage = [self.hook as u64, self.l3 as u64, self.answer as u64, self.mtu as u64] };
-        }
-    }
-
-    /// Takes what the stage before left; hook 0 where nothing was.
-    #[inline(always)]
-    pub(crate) fn take() -> Self {
-        let stage = STAGE.get_ptr(0);
-        // SAFETY: as in `put`.
-        let [hook, l3, kind, mtu] = stage.map_or([0; 4], |stage| unsafe { *stage });
-        let answer = Answer::from_number(kind as u8);
-        Self {
-            hook: hook as u8,
-            l3: l3 as usize & 0x1f,
-            answer,
-            mtu: mtu as u16,
+            unsafe { *room = [self.hook as u64, self.l3 as u64, self.answer as u64, self.mtu as u64] };
         }
     }
 }

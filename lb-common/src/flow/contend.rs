@@ -4,6 +4,7 @@
 //! valuable flow, both of whose halves are gone. Waits for nobody.
 
 use crate::access::{Rolls as _, SetRef, Slots, TableFamily, Tables};
+use crate::flow::roll::Roll;
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{self, Entry, Key, Seen};
 use crate::flow::state::{self, Control, HELD, LIVE};
@@ -23,7 +24,7 @@ pub fn spill<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, spot: &mut Spo
     let table = tables.flows::<F>();
     let hash = spot.hash;
     let [first, second] = candidates(hash, table.mask());
-    if table::latest_roll(table, second).vacant(hash) == SET_SLOTS {
+    if Roll::from_word(table.roll(second)).vacant(hash) == SET_SLOTS {
         return Claimed::Crowded;
     }
     if !tables.recount::<F>(first, true) {
@@ -54,7 +55,7 @@ pub fn spill<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, spot: &mut Spo
 }
 
 /// Frees the least valuable flow of those that stand where the key of `spot` might, both its halves ([`Claimed::Again`]); [`Claimed::Full`] where none
-/// may be displaced, [`Claimed::Busy`] where half of it is still to come. `spare` and `room` are room to work in. Called through
+/// may be displaced, [`Claimed::Busy`] where the other half is still to come or changes. `spare` and `room` are room to work in. Called through
 /// [`Tables::make_room`].
 #[inline(always)]
 pub fn make_room<F: TableFamily, T: Tables>(
@@ -94,9 +95,10 @@ pub fn evict_twin<F: TableFamily, T: Tables>(tables: &T, victim: &mut Entry<F>, 
     victim.turn();
     twin.aim(tables, &victim.key);
     for _ in 0..EVICT_TRIES {
-        let found = latest(tables, &victim.key, twin, but);
-        if found != Found::Entry {
-            return found == Found::Nothing;
+        match latest(tables, &victim.key, twin, but) {
+            Found::Nothing => return true,
+            Found::Busy => continue,
+            Found::Entry => {}
         }
         let (src, dst) = (&victim.rewrite.src, &victim.rewrite.dst);
         let seen = search::translates(tables, twin, src, dst);

@@ -2,11 +2,11 @@
 //! the set stand in their second set.
 //!
 //! ```text
-//! version 16 | spilled 4 | nothing 8 | taken 4 | tags 4 x 8
+//! version 16 | spilled 4 | turns 4 x 2 | taken 4 | tags 4 x 8
 //! ```
-//! Rolls stand beside the sets, close together: a few megabytes of them tell that a key is nowhere in a table of gigabytes. Whoever enters a
+//! Rolls stand beside the sets, close together: 8 bytes tell that a key is nowhere in 256 of sets, or 512 for IPv6. Whoever enters a
 //! key takes a slot here, by one compare-and-swap, and is alone with the slot until it leaves it here. The version rises with each slot that
-//! is taken; the slot's words carry it. Protocol: [`crate::flow::table`].
+//! is taken; the slot's words carry it. A slot's own turn rises as well, whatever becomes of the others. Protocol: [`crate::flow::table`].
 
 use crate::layout::{SET_SLOTS, VERSION_MASK, VERSION_SHIFT};
 
@@ -14,8 +14,14 @@ use crate::layout::{SET_SLOTS, VERSION_MASK, VERSION_SHIFT};
 const TAG_BITS: u32 = 8;
 /// Where the bits of the slots that are taken begin.
 const TAKEN_SHIFT: u32 = TAG_BITS * SET_SLOTS as u32;
+/// Where the turns of the slots begin.
+const TURN_SHIFT: u32 = TAKEN_SHIFT + SET_SLOTS as u32;
+/// Bits of a turn.
+const TURN_BITS: u32 = 2;
 /// A bit a slot.
 const SLOTS_MASK: u32 = (1 << SET_SLOTS) - 1;
+/// Mask of a turn.
+const TURN_MASK: u64 = (1 << TURN_BITS) - 1;
 /// Where the count of spilled entries begins.
 const SPILLED_SHIFT: u32 = 44;
 /// Most spilled entries that can be counted.
@@ -89,9 +95,19 @@ impl Roll {
     #[must_use]
     pub const fn take(self, slot: usize, hash: u64) -> Self {
         let at = slot as u32 & (SET_SLOTS as u32 - 1);
-        let others = self.0 & !(0xff << (at * TAG_BITS));
-        let tag = (Self::tag(hash) as u64) << (at * TAG_BITS);
-        Self(others | tag | 1 << (TAKEN_SHIFT + at)).risen()
+        let (tag_at, turn_at) = (at * TAG_BITS, TURN_SHIFT + at * TURN_BITS);
+        let turn = ((self.0 >> turn_at) + 1) & TURN_MASK;
+        let others = self.0 & !(0xff << tag_at) & !(TURN_MASK << turn_at);
+        let tag = (Self::tag(hash) as u64) << tag_at;
+        Self(others | tag | turn << turn_at | 1 << (TAKEN_SHIFT + at)).risen()
+    }
+
+    /// What the roll tells of one slot alone: whether it is taken, its tag and its turn.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_slot(self, slot: usize) -> u64 {
+        let at = slot as u32 & (SET_SLOTS as u32 - 1);
+        self.0 & (0xff << (at * TAG_BITS) | TURN_MASK << (TURN_SHIFT + at * TURN_BITS) | 1 << (TAKEN_SHIFT + at))
     }
 
     /// The roll when a slot is left.
@@ -157,11 +173,15 @@ mod tests {
                 prop_assert!(roll.matches(hash) >> slot & 1 == 1);
                 prop_assert_eq!(roll.version(), before.version().wrapping_add(1 << VERSION_SHIFT));
                 prop_assert_eq!(roll.spilled(), before.spilled());
+                for other in 0..SET_SLOTS {
+                    prop_assert_eq!(roll.of_slot(other) == before.of_slot(other), other != slot);
+                }
             }
             prop_assert_eq!(roll.vacant(hashes[0]), SET_SLOTS);
             let gone = roll.leave(left);
             prop_assert_eq!(gone.taken(), 0xf & !(1 << left));
             prop_assert_eq!((gone.version(), gone.spilled()), (roll.version(), roll.spilled()));
+            prop_assert_ne!(gone.take(left, hashes[left]).of_slot(left), roll.of_slot(left), "the same key again is another turn");
         }
 
         #[test]

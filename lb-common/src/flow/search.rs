@@ -1,7 +1,7 @@
 //! Looking for a key in a table of sets: its first set, and its second where the first's roll tells that entries are spilled from it.
 //!
-//! In: a key, and the table as other CPUs leave it. Out: what stands under the key and where, [`Found::Busy`] where a slot that holds the key
-//! kept changing. Writes nothing, but for [`look`], which orders what it reads. The protocol that makes a reading whole is
+//! In: a key, and the table as other CPUs leave it. Out: what stands under the key and where, [`Found::Busy`] where a slot that is the key's is
+//! changing. Writes nothing, but for [`look`], which orders what it reads. The protocol that makes a reading whole is
 //! [`crate::flow::table`]'s.
 
 use crate::access::{Rolls, SetRef, Slots, TableFamily, Tables};
@@ -9,7 +9,7 @@ use crate::family::Side;
 use crate::flow::roll::Roll;
 use crate::flow::slot::{self, Entry, Key, Place, Rewrite, Seen};
 use crate::flow::state::{Control, GONE, LIVE};
-use crate::flow::table::{self, Spot};
+use crate::flow::table::{self, Spot, TRIES};
 use crate::layout::SET_SLOTS;
 use crate::slots::{afresh, candidates, probe};
 
@@ -55,7 +55,10 @@ pub fn find<F: TableFamily, T: Tables>(
             return (Found::Nothing, Control::nothing(0), None);
         }
     }
-    for index in sets {
+    for (i, index) in sets.into_iter().enumerate() {
+        if i != 0 && Roll::from_word(table.roll(sets[0])).spilled() == 0 {
+            break;
+        }
         let Some(set) = table.set(index) else { break };
         for i in 0..SET_SLOTS {
             let base = probe(hash, i) * F::SLOT_WORDS;
@@ -66,9 +69,6 @@ pub fn find<F: TableFamily, T: Tables>(
                     None => (Found::Busy, Control::nothing(0), None),
                 };
             }
-        }
-        if Roll::from_word(table.roll(sets[0])).spilled() == 0 {
-            break;
         }
     }
     (Found::Nothing, Control::nothing(0), None)
@@ -165,15 +165,12 @@ pub fn look_at<F: TableFamily, T: Tables>(
             continue;
         }
         let base = slot * F::SLOT_WORDS;
-        let word = set.load(base);
-        let control = Control::from_word(word);
-        // Swapped for itself: what stood there before the slot was taken is not seen any more.
-        let settled = matches!(control.phase(), LIVE | GONE) && set.cas(base, word, word) == word;
-        if !settled {
-            return Found::Busy;
-        }
+        let control = latest(set, base);
         if control.phase() == GONE {
             continue;
+        }
+        if control.phase() != LIVE {
+            return Found::Busy;
         }
         match slot::compare(set, base, control.version, afresh(key)) {
             Seen::Same => {
@@ -185,6 +182,25 @@ pub fn look_at<F: TableFamily, T: Tables>(
         }
     }
     Found::Nothing
+}
+
+/// The control word of a slot that is taken, as it is now: what stood there before the slot was taken is not seen, because the word is swapped for itself.
+/// A free slot is about to be written, by a plain store, and is left alone.
+#[inline(always)]
+fn latest<S: SetRef>(set: S, base: usize) -> Control {
+    let mut seen = set.load(base);
+    for _ in 0..TRIES {
+        if !matches!(Control::from_word(seen).phase(), LIVE | GONE) {
+            break;
+        }
+        let found = set.cas(base, seen, seen);
+        if found == seen {
+            return Control::from_word(seen);
+        }
+        // A packet has been noted, perhaps.
+        seen = found;
+    }
+    Control::nothing(0)
 }
 
 /// Finds where `key`, whose hash `into` tells, stands and whether it is rewritten to `src` and `dst` there. Called through [`Tables::seek`].

@@ -9,15 +9,16 @@
 //! off the roll. Nothing spins. Plain stores may arrive late and in any order: so an entry is freed by none but who has read each of its words, and
 //! what is written there afterwards comes afterwards for all.
 //!
-//! A slot that is taken and free belongs to a key that is about to stand there: another CPU that finds its tag on the roll takes the flow for
-//! busy, drops the packet and is sent it again.
+//! A slot that is taken and free belongs to a key that is about to stand there, or has gone and is off the roll with the next instruction: another CPU that
+//! finds its tag on the roll takes the flow for busy and drops the packet.
 //!
 //! A key stands in its first set, or *spilled* in its second where the first was full ([`crate::flow::contend::spill`]). The first set's roll counts what is
 //! spilled from it: the count rises before the entry stands and falls after it is freed, so that whoever finds it zero need not
 //! look into the second set. A count that could not fall ([`TRIES`] races lost) only costs look-ups; one that cannot rise refuses the newcomer.
 //!
-//! A pair takes the slots of both halves before it writes either, and writes the reply half first. Whoever evicts an entry frees its twin, and
-//! gives up where a slot is taken for that: so no half of a pair goes before the other stands.
+//! A pair takes the slots of both halves before it writes either, and writes the reply half first ([`publish_pair`]). Whoever evicts an entry frees its twin,
+//! and gives up where a slot is taken for that: so no half of a pair goes before the other stands. Where the twin was freed by somebody else at that
+//! very moment, giving up may leave half a flow, which times out.
 //!
 //! What only the slow stage calls is not inlined for the kernel: its stack frame comes and goes with the call.
 
@@ -26,7 +27,7 @@ use crate::family::Family;
 use crate::flow::roll::Roll;
 use crate::flow::search::{self, Found, seek_twin};
 use crate::flow::slot::{self, Entry, Key, Seen};
-use crate::flow::state::{Control, GONE, LIVE, SHARED};
+use crate::flow::state::{Control, GONE, LIVE, REPLY_HALF, SHARED};
 use crate::layout::{SET_SLOTS, config};
 use crate::slots::{self, candidates};
 
@@ -272,22 +273,18 @@ pub fn publish<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, flow_sta
     spot.taken = false;
 }
 
-/// Enters one entry alone, where nothing stands under its key; as for [`claim`].
+/// Publishes both halves of a flow in the slots that were taken for them, the reply half first: a packet that finds the forward half may be answered.
 #[inline(always)]
-pub fn enter<F: TableFamily, T: Tables>(
+pub fn publish_pair<F: TableFamily, T: Tables>(
     tables: &T,
+    reply: &Entry<F>,
     entry: &Entry<F>,
-    spare: &mut Entry<F>,
     flow_state: u16,
-    spot: &mut Spot,
-    stays: &Spot,
-    room: &mut Spot,
-) -> Claimed {
-    let claimed = tables.claim(&entry.key, spare, spot, stays, room);
-    if claimed == Claimed::Slot {
-        publish(tables, entry, flow_state, spot);
-    }
-    claimed
+    spots: &mut [Spot; 3],
+) {
+    let [reply_spot, own, _] = spots;
+    publish(tables, reply, flow_state | REPLY_HALF, reply_spot);
+    publish(tables, entry, flow_state, own);
 }
 
 /// Frees the entry at `base` if it is as it was seen to be; the slot is still taken, and the caller's to leave.
@@ -325,11 +322,18 @@ pub fn leave_in<F: Family, S: Rolls>(table: S, index: u32, base: usize) {
     }
 }
 
-/// The roll of a set as it is now, whatever was read before: reading alone orders nothing, swapping a word for itself does.
+/// The roll of a set as it is now, whatever was read before: reading alone orders nothing, swapping a word for itself does, where it succeeds.
 #[inline(always)]
 pub(super) fn latest_roll<S: Rolls>(table: S, index: u32) -> Roll {
-    let seen = table.roll(index);
-    Roll::from_word(table.cas_roll(index, seen, seen))
+    let mut seen = table.roll(index);
+    for _ in 0..TRIES {
+        let found = table.cas_roll(index, seen, seen);
+        if found == seen {
+            break;
+        }
+        seen = found;
+    }
+    Roll::from_word(seen)
 }
 
 /// Counts one spilled entry more, or one less, of a first set; false where it cannot be counted. Called through
@@ -357,16 +361,21 @@ pub fn recount_in<S: Rolls>(table: S, home: u32, more: bool) -> bool {
     false
 }
 
-/// Frees the entry at `spot` and its twin, unless a packet came meanwhile. `spare` and `twin` are room to work in. Called through
-/// [`Tables::free_pair`].
+/// Frees the entry at `spot` and its twin, unless a packet came meanwhile. `spare` and `twin` are room to work in, and `but` is a slot that this CPU has
+/// taken for another key. Called through [`Tables::free_pair`].
 #[inline(always)]
-pub fn free_pair<F: TableFamily, T: Tables>(tables: &T, spot: &Spot, spare: &mut Entry<F>, twin: &mut Spot) -> bool {
+pub fn free_pair<F: TableFamily, T: Tables>(
+    tables: &T,
+    spot: &Spot,
+    spare: &mut Entry<F>,
+    twin: &mut Spot,
+    but: &Spot,
+) -> bool {
     let set = tables.flows::<F>().set(spot.set);
     let freed = set.is_some_and(|set| slot::decode_into(&set, spot.base as usize, spot.control.version, spare))
         && spot.free::<F, T>(tables);
     if freed {
-        // Where the twin is being entered, that is by whoever asks for this.
-        tables.evict_twin(spare, twin, &Spot::none(Found::Nothing));
+        tables.evict_twin(spare, twin, but);
     }
     freed
 }

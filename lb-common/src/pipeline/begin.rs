@@ -228,20 +228,12 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
         return Step::done(Verdict::drop(refusal_of(claimed)));
     }
     let reason = free_port(tables, work);
-    let Work {
-        entry,
-        reply,
-        spots: [reply_spot, own, _],
-        flow_state,
-        ..
-    } = work;
     if reason != Reason::NewFlow {
-        table::unclaim::<F, T>(tables, own);
+        table::unclaim::<F, T>(tables, &mut work.spots[1]);
         return Step::done(Verdict::drop(reason));
     }
-    entry.rewrite.src.port = reply.key.dst.port;
-    table::publish(tables, reply, *flow_state | REPLY_HALF, reply_spot);
-    table::publish(tables, entry, *flow_state, own);
+    work.entry.rewrite.src.port = work.reply.key.dst.port;
+    table::publish_pair(tables, &work.reply, &work.entry, work.flow_state, &mut work.spots);
     tables.count(reason);
     Step::next(Stage::Translate)
 }
@@ -253,6 +245,9 @@ fn reply_again<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Ste
     // The forward half stays where it stands.
     let own = &mut work.spots[1];
     own.found = search::scan(tables, &work.entry.key, own);
+    if own.found != Found::Entry {
+        return Step::done(Verdict::drop(Reason::FlowBusy));
+    }
     let claimed = claim(tables, work, true);
     let Work {
         reply,
@@ -265,7 +260,7 @@ fn reply_again<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Ste
     } else if claimed != Claimed::Entry
         || search::translates(tables, spot, &reply.rewrite.src, &reply.rewrite.dst) != Seen::Same
     {
-        return Step::done(Verdict::drop(Reason::FlowTableFull));
+        return Step::done(Verdict::drop(refusal_of(claimed)));
     }
     tables.count(Reason::Healed);
     Step::next(Stage::Translate)
@@ -351,11 +346,11 @@ fn tried_port<F: TableFamily, T: Tables>(tables: &T, work: &Work<F>, i: u32) -> 
 fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Reason {
     let own_port = work.task == Task::PairOwnPort;
     let mut tried = 0;
-    for _ in 0..core::hint::black_box(PORT_TRIES + FREED_PORTS) {
+    for _ in 0..core::hint::black_box(1 + PORT_TRIES + FREED_PORTS) {
         match claim(tables, work, true) {
             Claimed::Slot => return Reason::NewFlow,
             Claimed::Entry if take_over(tables, work) => continue,
-            // The client's own is being taken at this moment, most likely for this very flow.
+            // The client's own is being taken or left at this moment.
             refused @ (Claimed::Busy | Claimed::Again | Claimed::Crowded) if tried == 0 && !own_port => {
                 return refusal_of(refused);
             }
@@ -377,12 +372,12 @@ fn take_over<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> bool 
     let Work {
         reply,
         spare,
-        spots: [spot, _, room],
+        spots: [spot, own, room],
         ..
     } = work;
     let seen = search::translates(tables, spot, &reply.rewrite.src, &reply.rewrite.dst);
     let is_over = seen == Seen::Same || seen == Seen::Other && own_port && spot.control.closed();
-    let freed = is_over && tables.free_pair(spot, spare, room);
+    let freed = is_over && tables.free_pair(spot, spare, room, own);
     spot.found = Found::Nothing;
     freed
 }

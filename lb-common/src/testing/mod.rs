@@ -16,7 +16,7 @@ mod tables;
 pub use buffer::{Buffer, Summed};
 pub use frame::Frame;
 pub use fuzz::fuzz;
-pub use pair::{Entered, enter_pair};
+pub use pair::{Entered, enter_half, enter_pair};
 pub use publish::{BackendRecord, Block};
 pub use run::{Outcome, run, run_early};
 pub use tables::{HostRoute, HostTables, Lookup, Lookups, Sizes};

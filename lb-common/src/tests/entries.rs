@@ -12,7 +12,7 @@ use crate::flow::state::{DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, LIVE, RE
 use crate::flow::table::{self, Claimed, Spot, slot_of};
 use crate::layout::{SET_SLOTS, VERSION_MASK, config};
 use crate::slots::{candidates, probe};
-use crate::testing::{Entered, Sizes, enter_pair, side};
+use crate::testing::{Entered, Sizes, enter_half, enter_pair, side};
 
 const OPEN: u16 = LIVE;
 const ANSWERED: u16 = LIVE | DATAGRAM | REPLIED;
@@ -65,21 +65,6 @@ const REPLY_PLACE: Place = Place {
 fn enter<F: TableFamily>(node: &Node, n: u16, state: u16) -> Entered {
     let entry = entry::<F>(n);
     enter_pair(&&node.tables, &entry, &reply_of(&entry), state)
-}
-
-/// Enters one entry alone.
-fn enter_half<F: TableFamily>(node: &Node, entry: &Entry<F>, state: u16) -> Claimed {
-    let tables = &&node.tables;
-    let mut spot = Spot::of_key(tables, &entry.key);
-    table::enter(
-        tables,
-        entry,
-        &mut Entry::empty(),
-        state,
-        &mut spot,
-        &nowhere(),
-        &mut nowhere(),
-    )
 }
 
 fn is_whole<F: TableFamily>(node: &Node, n: u16) -> bool {
@@ -148,7 +133,7 @@ fn an_entry_takes_the_first_free_slot_of_its_first_set_or_if_that_is_full_of_its
             let places = candidates(hash, table.mask()).into_iter();
             let mut places = places.flat_map(|set| (0..SET_SLOTS).map(move |step| (set, probe(hash, step))));
             let expected = places.find(is_free).expect("a slot is free");
-            assert_eq!(enter_half(node, &entry, OPEN), Claimed::Slot);
+            assert_eq!(enter_half(&&node.tables, &entry, OPEN), Claimed::Slot);
             let spot = search::locate(tables, &entry.key);
             assert_eq!(
                 (spot.found, (spot.set, slot_of::<F>(spot.base as usize))),
@@ -359,7 +344,7 @@ fn versions_rise_with_each_slot_that_is_taken_and_wrap() {
     assert!(is_whole::<V4>(&node, 1));
     let freed = search::locate(tables, &forward.key);
     assert!(freed.free::<V4, _>(tables));
-    assert_eq!(enter_half(&node, &forward, OPEN), Claimed::Slot);
+    assert_eq!(enter_half(&&node.tables, &forward, OPEN), Claimed::Slot);
     let entered = search::locate(tables, &forward.key);
     assert_eq!((entered.set, entered.base), (freed.set, freed.base));
     assert!(entered.control.version > first);
@@ -410,7 +395,7 @@ fn a_slot_that_is_left_without_an_entry_is_as_if_it_had_not_been_taken() {
             let taken = || [0, 1].map(|set| Roll::from_word(tables.flows::<F>().roll(set)).taken());
             // The last of these are spilled.
             for n in 0..7 {
-                assert_eq!(enter_half(node, &entry::<F>(n), OPEN), Claimed::Slot);
+                assert_eq!(enter_half(&&node.tables, &entry::<F>(n), OPEN), Claimed::Slot);
                 for other in 10..20 {
                     let (before, spilled) = (taken(), node.spilled());
                     let key = entry::<F>(other).key;
@@ -437,14 +422,17 @@ fn a_reply_half_that_is_left_alone_makes_way_for_its_flow() {
     let node = Node::standard(false);
     let tables = &&node.tables;
     let (forward, mut spare) = (entry::<V4>(1), Entry::empty());
-    assert_eq!(enter_half(&node, &reply_of(&forward), OPEN | REPLY_HALF), Claimed::Slot);
+    assert_eq!(
+        enter_half(&&node.tables, &reply_of(&forward), OPEN | REPLY_HALF),
+        Claimed::Slot
+    );
     assert_eq!(node.widows().len(), 1);
     assert_eq!(enter::<V4>(&node, 1, OPEN), Entered::Pair);
     assert!(is_whole::<V4>(&node, 1) && node.halves().len() == 2);
     node.check_table();
     table::free_twin(tables, &forward, &mut spare, &mut nowhere());
     assert_eq!(node.widows().len(), 1, "the twin alone is freed");
-    assert_eq!(enter_half(&node, &forward, OPEN), Claimed::Entry);
+    assert_eq!(enter_half(&&node.tables, &forward, OPEN), Claimed::Entry);
     assert_eq!(node.halves().len(), 1);
     node.check_table();
 }

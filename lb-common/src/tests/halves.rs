@@ -242,7 +242,9 @@ fn unsettled<F: TableFamily>(node: &Node) -> usize {
         let words = table.set(*set).expect("a set up to the mask");
         let is_taken = Roll::from_word(table.roll(*set)).taken() >> slot_of::<F>(*base) & 1 == 1;
         let stands = Control::from_word(words.load(*base)).phase() == LIVE;
-        stands != is_taken || stands && slot::decode::<F, _>(words, *base).is_none()
+        stands != is_taken
+            || !is_taken && words.load(*base) != 0
+            || stands && slot::decode::<F, _>(words, *base).is_none()
     })
     .count()
 }

@@ -170,7 +170,7 @@ fn tables_that_are_rewritten_under_packets_lead_nobody_astray() {
                                     assert!(own.contains(&backend), "{backend} is another service's");
                                     through += 1;
                                 }
-                                // The flow's place went to the other CPU's before it was used; or a block was read between
+                                // A flow that was to be displaced was being entered by the other CPU; or a block was read between
                                 // two writes: no owner's promise covers one without a grace period.
                                 (Action::Drop, Reason::TablesChanged | Reason::FlowBusy) | (_, Reason::NoEndpoints) => {
                                 }

@@ -1,10 +1,8 @@
 //! Two CPUs that enter flows at the same time.
 
-use lb_common::flow::Entry;
-use lb_common::flow::search::Found;
 use lb_common::flow::state::LIVE;
-use lb_common::flow::table::{self, Claimed, Spot};
-use lb_common::testing::Entered;
+use lb_common::flow::table::Claimed;
+use lb_common::testing::{Entered, enter_half};
 use loom::thread;
 
 use crate::model::{Model, Prepared, assert_whole_pairs, enter, explore, flow, known, reply_of, standing};
@@ -14,19 +12,7 @@ fn one_entry_entered_by_two_cpus_stands_once() {
     explore(3, || {
         let model = Prepared::new().full_but(&[(0, 1), (1, 2)]).model();
         let other = model.clone();
-        let insert = |model: &Model| {
-            let mut spot = Spot::of_key(&model, &flow(1, 20_000).key);
-            let [nowhere, mut room] = [Spot::none(Found::Nothing); 2];
-            table::enter(
-                &model,
-                &flow(1, 20_000),
-                &mut Entry::empty(),
-                LIVE,
-                &mut spot,
-                &nowhere,
-                &mut room,
-            )
-        };
+        let insert = |model: &Model| enter_half(&model, &flow(1, 20_000), LIVE);
         let thread = thread::spawn(move || insert(&other));
         let claimed = [insert(&model), thread.join().expect("the other CPU")];
         let slots = claimed.iter().filter(|claimed| **claimed == Claimed::Slot).count();
@@ -119,19 +105,7 @@ fn a_flow_whose_first_sets_are_full_is_one_pair_whoever_enters_it_and_whatever_r
                 .full_but(&[other_slot])
                 .model();
             let other = model.clone();
-            let insert = |model: &Model| {
-                let mut spot = Spot::of_key(&model, &flow(1, 20_000).key);
-                let [nowhere, mut room] = [Spot::none(Found::Nothing); 2];
-                table::enter(
-                    &model,
-                    &flow(1, 20_000),
-                    &mut Entry::empty(),
-                    LIVE,
-                    &mut spot,
-                    &nowhere,
-                    &mut room,
-                )
-            };
+            let insert = |model: &Model| enter_half(&model, &flow(1, 20_000), LIVE);
             let thread = thread::spawn(move || {
                 let leaving = lb_common::flow::search::locate(&&*other, &leaving.key);
                 leaving.free::<lb_common::family::V4, _>(&&*other);

@@ -181,7 +181,10 @@ pub(crate) fn standing_beside_abandoned(model: &Model) -> (Vec<Standing>, usize)
             let is_taken = rolls[index].taken() >> slot & 1 == 1;
             let control = Control::from_word(set.load(base));
             match control.state & PHASE {
-                FREE | GONE => abandoned += usize::from(is_taken),
+                FREE | GONE => {
+                    assert!(is_taken || set.load(base) == 0, "a slot that was left holds something");
+                    abandoned += usize::from(is_taken);
+                }
                 LIVE => {
                     assert!(is_taken, "an entry stands in a slot that is not taken");
                     let (control, entry) = slot::decode::<V4, _>(set, base).expect("a live slot is whole");
@@ -189,7 +192,7 @@ pub(crate) fn standing_beside_abandoned(model: &Model) -> (Vec<Standing>, usize)
                     spilled[home] += u64::from(home != index);
                     standing.push(Standing { control, entry });
                 }
-                _ => panic!("a slot is in no phase"),
+                _ => panic!("an entry is still held"),
             }
         }
     }

@@ -4,9 +4,10 @@ use lb_common::access::Tables as _;
 use lb_common::family::V4;
 use lb_common::flow::search::{self, Found};
 use lb_common::flow::state::LIVE;
-use lb_common::flow::table::{self, Claimed, Spot};
+use lb_common::flow::table::Claimed;
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::config;
+use lb_common::testing::enter_half;
 use loom::thread;
 
 use crate::model::{LONG_AGO, Model, NOW, Prepared, explore, flow};
@@ -23,9 +24,7 @@ fn find(model: &Model, key: &Key<V4>) -> (Found, Option<Entry<V4>>) {
 }
 
 fn insert(model: &Model, entry: &Entry<V4>) {
-    let mut spot = Spot::of_key(&model, &entry.key);
-    let [nowhere, mut room] = [Spot::none(Found::Nothing); 2];
-    let claimed = table::enter(&model, entry, &mut Entry::empty(), LIVE, &mut spot, &nowhere, &mut room);
+    let claimed = enter_half(&model, entry, LIVE);
     assert_eq!(claimed, Claimed::Slot);
 }
 

@@ -2,8 +2,8 @@
 //!
 //! In: the shared memory of the tables, and now. Out: freed slots, what is referred to, decoded flows. Entries are never
 //! created here. Nothing is locked for packets: an entry is freed by one compare-and-swap that fails if a packet has touched it, and its slot is
-//! then left on the roll. A kill at any instruction leaves behind, at the worst, a slot that is freed and still taken on its roll, which the
-//! sweep after next leaves if no slot of the set is taken between, and a count of spilled entries that is one too high. Large tables are walked
+//! then left on the roll. A kill at any instruction leaves behind, at the worst, half a flow, which a later sweep frees; a slot that is freed and still taken
+//! on its roll, which the sweep leaves a minute later; and a count of spilled entries that is one too high. Large tables are walked
 //! over by several threads, which come and go with each walk. Layout and states: [`lb_common::flow`].
 
 mod dump;
@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use lb_common::access::{Rolls as _, SetRef as _, Slots as _, TableFamily};
 use lb_common::flow::roll::Roll;
-use lb_common::flow::state::{Control, LIVE};
+use lb_common::flow::state::Control;
 use lb_common::flow::{Key, slot};
 use lb_common::layout::{SET_SLOTS, config};
 use lb_common::slots::candidates;
@@ -54,7 +54,7 @@ fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Op
         for number in (0..SET_SLOTS).filter(|number| roll.matches(hash) >> number & 1 != 0) {
             let base = number * F::SLOT_WORDS;
             let control = Control::from_word(set.load(base));
-            if control.phase() == LIVE && slot::holds(set, base, control.version, key) {
+            if control.stands() && slot::holds(set, base, control.version, key) {
                 return Some(((index, set, base), control));
             }
         }

@@ -8,7 +8,7 @@
 //! and only then freed with its other half stays counted, as one that was met earlier always did.
 //!
 //! A slot that is taken and holds no entry is about to be written by a packet, or was freed and is about to be left. Where it was so at all
-//! sweeps for a minute and no slot of its set was taken meanwhile, whoever had it lost its races for the roll, or was
+//! sweeps for a minute and was not taken anew meanwhile, whoever had it lost its races for the roll, or was
 //! killed (a processor may stand still for seconds). The sweep leaves it then. An entry that is being displaced stands, and is referred to: it may come back.
 //!
 //! What is referred to holds for packets that began a grace period or more before the sweep: an entry that appears behind the
@@ -74,7 +74,7 @@ pub struct Sweeper {
     unsettled: [Unsettled; 2],
 }
 
-/// Slots that were taken and held no entry, by place: the version of their set's roll and their control word, and since when, in jiffies.
+/// Slots that were taken and held no entry, by place: what their set's roll tells of them and their control word, and since when, in jiffies.
 type Unsettled = BTreeMap<(u32, usize), ((u64, u64), u32)>;
 
 /// Seconds after which a slot that is taken and holds no entry is left.
@@ -247,13 +247,13 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         if roll.taken() >> slot & 1 == 0 {
             return;
         }
-        let state = (roll.version(), control.word());
+        let state = (roll.of_slot(slot), control.word());
         let before = self.before.get(&(index, base)).filter(|(before, _)| *before == state);
         let since = before.map_or(self.now, |(_, since)| *since);
         let is_abandoned = u64::from(self.now.wrapping_sub(since)) >= ABANDONED * self.timeouts[config::HZ].max(1)
-            && set.cas(base, control.word(), Control::nothing(0).word()) == control.word()
-            && self.table.cas_roll(index, roll.word(), roll.leave(slot).word()) == roll.word();
+            && set.cas(base, control.word(), Control::nothing(0).word()) == control.word();
         if is_abandoned {
+            table::leave_in::<F, _>(self.table, index, base);
             found.counts.abandoned += 1;
         } else {
             found.counts.used += 1;

@@ -176,8 +176,8 @@ fn look_ups(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
             all.note(format!("{what}({flows}) {name}"), cost);
         }
     }
-    let sets = programs.yardstick("two_sets", MOST_FLOWS as u64, PACKETS)?;
-    all.note(format!("sets {name}"), sets);
+    let entries = programs.yardstick("two_entries", MOST_FLOWS as u64, PACKETS)?;
+    all.note(format!("entries {name}"), entries);
     all.note(format!("loop {name}"), sample::bare_loop(programs)?);
     all.note(format!("checksums {name}"), sample::checksums(programs)?);
     Ok(())

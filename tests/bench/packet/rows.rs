@@ -196,11 +196,11 @@ fn opened(figures: &Taken<'_>, place: &str, traffic: &str, rows: &mut Vec<Row>) 
         Bound::AtMost(1.7),
     ));
     if place == "Xdp" {
-        let name = format!("the lines of two sets at once, for the two entries of a new flow, beside {traffic}");
+        let name = format!("two slots taken on rolls and written, by nothing else, beside {traffic}");
         rows.push(Row::beside(
             &name,
             "ns",
-            figures.of(&format!("sets {traffic}")),
+            figures.of(&format!("entries {traffic}")),
             "I",
             insertion,
         ));

@@ -145,7 +145,8 @@ impl Scene {
                         last_seen: now,
                         ..control
                     };
-                    words.store(at, noted.word());
+                    // One that the agent's sweep has freed meanwhile stays free.
+                    words.cas(at, control.word(), noted.word());
                 }
             }
         }
