@@ -7,10 +7,9 @@ use std::collections::BTreeMap;
 
 use aya::EbpfLoader;
 use aya::programs::{Program, ProgramInfo, SchedClassifier, Xdp};
-use lb_common::family::{Family as _, V4, V6};
-use lb_common::flow::roll;
-use lb_common::layout::{SET_SLOTS, map};
+use lb_common::layout::map;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SymbolKind};
+use steerway::datapath::load::flow_sizes;
 
 /// What Linux 6.1 rounds a function's stack up to.
 const ROUNDED: u32 = 32;
@@ -31,9 +30,7 @@ pub struct Cost {
 pub fn costs(object: &[u8]) -> Vec<Cost> {
     let (sets, has) = (1_u32 << 8, 1_u32);
     let mask = sets - 1;
-    let tables = [("_v4", V4::SLOT_WORDS), ("_v6", V6::SLOT_WORDS)];
-    let tables =
-        tables.map(|(family, words)| (format!("{}{family}", map::FLOWS), roll::values(sets, words * SET_SLOTS)));
+    let tables = flow_sizes([sets; 2]);
     let mut loader = EbpfLoader::new();
     for (table, values) in &tables {
         loader.map_max_entries(table, *values);

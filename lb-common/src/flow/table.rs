@@ -110,19 +110,26 @@ impl Spot {
         slots::home(self.hash, tables.flows::<F>().mask())
     }
 
-    /// Whether this is the place of an entry or of a slot that is taken.
+    /// Whether this is a place in a set: of an entry, or of a slot that is taken.
+    #[inline(always)]
+    const fn is_in(&self, set: u32) -> bool {
+        (self.taken || self.found as u8 == Found::Entry as u8) && self.set == set
+    }
+
+    /// Whether it is this place.
     #[inline(always)]
     pub const fn is_at(&self, set: u32, base: usize) -> bool {
-        (self.taken || self.found as u8 == Found::Entry as u8) && self.set == set && self.base as usize == base
+        self.is_in(set) && self.base as usize == base
     }
 
     /// The bit of its slot among those of a set.
     #[inline(always)]
     pub const fn bit_in<F: TableFamily>(&self, set: u32) -> u32 {
-        if !(self.taken || self.found as u8 == Found::Entry as u8) || self.set != set {
-            return 0;
+        if self.is_in(set) {
+            1 << slot_of::<F>(self.base as usize)
+        } else {
+            0
         }
-        1 << slot_of::<F>(self.base as usize)
     }
 
     /// Frees the entry if nobody changed it since it was read.

@@ -110,6 +110,11 @@ impl Table {
         roll::values(sets, self.value_words())
     }
 
+    /// Sets of a flow table of so many words.
+    pub const fn sets_of(self, words: usize) -> u32 {
+        roll::sets_of((words / self.value_words()) as u32)
+    }
+
     /// The flow table of a family.
     pub const fn flows(v6: bool) -> Self {
         if v6 { Self::FlowsV6 } else { Self::FlowsV4 }

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use lb_common::family::{Family as _, Side, V4, V6};
-use lb_common::flow::roll;
 use lb_common::layout::{
     BACKEND_HOST, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_ON_NODE, BACKEND_SERVING, BACKEND_V6, BACKEND_WORDS,
     BLOCK_EXTERNAL_LOCAL, BLOCK_INTERNAL_LOCAL, BackendControl, FRONTEND_CLUSTER, FRONTEND_NODE_PORT, FRONTEND_RANGES,
@@ -147,11 +146,10 @@ fn flow_fill(store: &dyn MapStore) -> Vec<TableFill> {
         .zip(used)
         .map(|(table, used)| {
             let words = store.words(table).len();
-            let sets = roll::sets_of((words / table.value_words()) as u32);
             TableFill {
                 name: table.name().to_owned(),
                 used,
-                capacity: u64::from(sets) * SET_SLOTS as u64,
+                capacity: u64::from(table.sets_of(words)) * SET_SLOTS as u64,
                 bytes: words as u64 * 8,
             }
         });

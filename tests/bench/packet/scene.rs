@@ -12,7 +12,6 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use lb_common::flow::roll;
 use lb_common::flow::state::{Control, ESTABLISHED, LIVE, SETTLED};
 use lb_common::layout::SET_SLOTS;
 use lb_tests::agent::Agent;
@@ -203,7 +202,7 @@ impl Scene {
 /// Where the first words of a flow table's slots are.
 fn control_words(table: Table, words: &Words) -> StepBy<Range<usize>> {
     let set_words = table.value_words();
-    let sets = roll::sets_of((words.len() / set_words) as u32) as usize;
+    let sets = table.sets_of(words.len()) as usize;
     (0..sets * set_words).step_by(set_words / SET_SLOTS)
 }
 
