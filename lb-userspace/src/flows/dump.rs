@@ -1,17 +1,21 @@
 //! Flows for people: every forward half, decoded.
+//!
+//! Some sets at a time, by several threads where the table is large, before any flow of theirs is shown: so few that what is decoded takes some
+//! megabytes, and so many that threads are seldom started for them, and seldom waited for where others want the processors.
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use lb_common::access::TableFamily;
 use lb_common::family::{Family, Side, V4, V6};
 use lb_common::flow::state::{
-    Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, REPLIED, is_closed, timeout_word,
+    Control, DATAGRAM, ESTABLISHED, FIN_FORWARD, FIN_REPLY, REPLIED, REPLY_HALF, is_closed, timeout_word,
 };
 use lb_common::flow::{Entry, slot};
 use lb_common::layout::config;
 
-use super::walk::{LANES, MOST_THREADS, in_parts, threads, walk};
+use super::walk::{MOST_THREADS, piece, share, threads, walk};
 use super::{all_sets, slots, timeouts};
 use crate::maps::{MapStore, WordSlots, address_of_words};
 
@@ -105,49 +109,55 @@ pub(super) fn dump_by(most: usize, store: &dyn MapStore, now: u32) -> impl Itera
     of_family::<V4>(most, store, now).chain(of_family::<V6>(most, store, now))
 }
 
-/// Entries of some sets: those of each region in the order of their slots.
-type Decoded<F> = [Vec<(Control, Entry<F>)>; LANES];
-
 fn of_family<F: TableFamily<Addr: Send>>(most: usize, store: &dyn MapStore, now: u32) -> impl Iterator<Item = Flow> {
     let table = slots::<F>(store);
     let timeouts = timeouts(store);
     let sets = all_sets(table);
-    let threads = most.min(threads(sets.len().min(WINDOW as usize)));
+    let mut threads = vec![(); most.min(threads(sets.len()))];
     let mut windows = sets.clone().step_by(WINDOW as usize);
-    let mut parts: [Decoded<F>; PARTS] = std::array::from_fn(|_| [const { Vec::new() }; LANES]);
-    // The next entry: its region among those of all parts, and its number there.
-    let (mut region, mut number) = (PARTS * LANES, 0);
+    let mut parts: [Mutex<Vec<Flow>>; PARTS] = std::array::from_fn(|_| Mutex::default());
+    // The next flow: its part, and its number there.
+    let (mut part, mut number) = (PARTS, 0);
     std::iter::from_fn(move || {
         loop {
-            let Some(entries) = parts.as_flattened().get(region) else {
+            let Some(flows) = parts.get_mut(part) else {
                 let first = windows.next()?;
                 let window = first..sets.end.min(first.saturating_add(WINDOW));
-                parts.as_flattened_mut().iter_mut().for_each(Vec::clear);
-                in_parts(window, threads, &mut parts, |entries, part| {
-                    decode(table, part, entries);
+                share(PARTS, &mut threads, |(), part| {
+                    let mut flows = parts[part % PARTS].lock().unwrap_or_else(PoisonError::into_inner);
+                    flows.clear();
+                    decode::<F>(table, piece(&window, PARTS, part), &timeouts, now, &mut flows);
                 });
-                (region, number) = (0, 0);
+                (part, number) = (0, 0);
                 continue;
             };
-            if let Some((control, entry)) = entries.get(number) {
+            if let Some(flow) = flows.get_mut().unwrap_or_else(PoisonError::into_inner).get(number) {
                 number += 1;
-                return Some(flow(*control, entry, &timeouts, now));
+                return Some(*flow);
             }
-            (region, number) = (region + 1, 0);
+            (part, number) = (part + 1, 0);
         }
     })
 }
 
-fn decode<F: TableFamily>(table: WordSlots<'_>, sets: Range<u32>, into: &mut Decoded<F>) {
-    walk::<F>(table, sets, |batch| {
-        for (lane, (_, set, base), _) in batch.forward() {
-            if let Some(entry) = slot::decode::<F, _>(set, base) {
-                into[lane].push(entry);
-            }
+fn decode<F: TableFamily>(
+    table: WordSlots<'_>,
+    sets: Range<u32>,
+    timeouts: &[u64; config::WORDS],
+    now: u32,
+    into: &mut Vec<Flow>,
+) {
+    walk::<F>(table, sets, |slot, control| {
+        if control.stands()
+            && control.state & REPLY_HALF == 0
+            && let Some((control, entry)) = slot::decode::<F, _>(slot.words, 0)
+        {
+            into.push(flow(control, &entry, timeouts, now));
         }
     });
 }
 
+#[inline(always)]
 fn flow<F: TableFamily>(control: Control, entry: &Entry<F>, timeouts: &[u64; config::WORDS], now: u32) -> Flow {
     Flow {
         protocol: entry.key.protocol,
@@ -164,6 +174,7 @@ fn flow<F: TableFamily>(control: Control, entry: &Entry<F>, timeouts: &[u64; con
     }
 }
 
+#[inline]
 fn socket<F: Family>(side: Side<F>) -> SocketAddr {
     SocketAddr::new(address_of_words(F::V6, F::to_words(side.addr)), side.port)
 }

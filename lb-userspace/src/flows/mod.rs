@@ -17,7 +17,7 @@ use std::ops::Range;
 use lb_common::access::{Rolls as _, SetRef as _, Slots as _, TableFamily};
 use lb_common::flow::roll::Roll;
 use lb_common::flow::state::Control;
-use lb_common::flow::{Key, slot};
+use lb_common::flow::{Key, slot, table};
 use lb_common::layout::{SET_SLOTS, config};
 use lb_common::slots::candidates;
 
@@ -31,8 +31,35 @@ fn slots<F: TableFamily>(store: &dyn MapStore) -> WordSlots<'_> {
     WordSlots::with_rolls(store.words(Table::flows(F::V6)), F::SLOT_WORDS)
 }
 
-/// A slot: the index of its set, the set, and the index of its control word there.
-type Slot<'a> = (u32, WordSet<'a>, usize);
+/// A slot: its place, which is the index of its set times [`SET_SLOTS`] and its number there, and its words.
+#[derive(Clone, Copy)]
+struct Slot<'a> {
+    place: u32,
+    words: WordSet<'a>,
+}
+
+impl<'a> Slot<'a> {
+    #[inline]
+    fn at<F: TableFamily>(table: WordSlots<'a>, place: u32) -> Option<Self> {
+        let words = table.slot::<F>(place)?;
+        Some(Self { place, words })
+    }
+
+    /// The index of its set.
+    fn set(self) -> u32 {
+        self.place / SET_SLOTS as u32
+    }
+
+    /// Its number in the set.
+    fn number(self) -> usize {
+        self.place as usize % SET_SLOTS
+    }
+
+    /// Leaves it; it is the caller's to leave.
+    fn leave<F: TableFamily>(self, table: WordSlots<'_>) {
+        table::leave_in::<F, _>(table, self.set(), self.number() * F::SLOT_WORDS);
+    }
+}
 
 /// The configuration words, for the time-outs.
 fn timeouts(store: &dyn MapStore) -> [u64; config::WORDS] {
@@ -49,13 +76,12 @@ fn all_sets(table: WordSlots<'_>) -> Range<u32> {
 fn find<'a, F: TableFamily>(table: WordSlots<'a>, seed: u64, key: &Key<F>) -> Option<(Slot<'a>, Control)> {
     let hash = key.hash(seed);
     for index in candidates(hash, table.mask()) {
-        let set = table.set(index)?;
         let roll = Roll::from_word(table.roll(index));
         for number in (0..SET_SLOTS).filter(|number| roll.matches(hash) >> number & 1 != 0) {
-            let base = number * F::SLOT_WORDS;
-            let control = Control::from_word(set.load(base));
-            if control.stands() && slot::holds(set, base, control.version, key) {
-                return Some(((index, set, base), control));
+            let slot = Slot::at::<F>(table, index * SET_SLOTS as u32 + number as u32)?;
+            let control = Control::from_word(slot.words.load(0));
+            if control.stands() && slot::holds(slot.words, 0, control.version, key) {
+                return Some((slot, control));
             }
         }
         if roll.spilled() == 0 {

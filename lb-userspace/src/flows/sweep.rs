@@ -11,6 +11,8 @@
 //! sweeps for a minute and was not taken anew meanwhile, whoever had it lost its races for the roll, or was
 //! killed (a processor may stand still for seconds). The sweep leaves it then. An entry that is being displaced stands, and is referred to: it may come back.
 //!
+//! Both tables are one work, of many pieces, so that no thread waits for another before the last piece; a thread counts all that it meets in one place.
+//!
 //! What is referred to holds for packets that began a grace period or more before the sweep: an entry that appears behind the
 //! sweep's back was either chosen from the tables as they are now, or is the new twin of one that the sweep has met or will.
 
@@ -25,14 +27,14 @@ use lb_common::access::{Rolls as _, SetRef as _, Slots as _, TableFamily};
 use lb_common::family::{Side, V4, V6};
 use lb_common::flow::roll::Roll;
 use lb_common::flow::slot::{self, Words};
-use lb_common::flow::state::{Control, DATAGRAM, HELD, LIVE, REPLY_HALF, SHARED, class, timeout_word};
+use lb_common::flow::state::{Control, DATAGRAM, HELD, LIVE, REPLY_HALF, RESET, SHARED, class, timeout_word};
 use lb_common::flow::{Key, table};
 use lb_common::hash;
 use lb_common::layout::{SERVICES, SET_SLOTS, VERSION_MASK, config};
 use lb_common::pipeline::Hook;
 use lb_common::slots::home;
 
-use super::walk::{in_parts, threads, walk};
+use super::walk::{piece, share, threads, walk};
 use super::{Slot, all_sets, find, slots, timeouts};
 use crate::maps::{MapStore, Referred, Table, WordSet, WordSlots, address_of_words};
 
@@ -75,10 +77,25 @@ pub struct Sweeper {
 }
 
 /// Slots that were taken and held no entry, by place: what their set's roll tells of them and their control word, and since when, in jiffies.
-type Unsettled = BTreeMap<(u32, usize), ((u64, u64), u32)>;
+type Unsettled = BTreeMap<u32, ((u64, u64), u32)>;
 
 /// Seconds after which a slot that is taken and holds no entry is left.
 const ABANDONED: u64 = 60;
+/// Pieces of each table for each thread: the last one to end is not far behind.
+const PIECES: usize = 64;
+
+/// States that a control word may tell, phases included.
+const STATES: usize = 2 * RESET as usize;
+/// [`timeout_word`] of each.
+const TIMEOUT_WORDS: [u8; STATES] = {
+    let mut words = [0; STATES];
+    let mut state = 0;
+    while state < STATES {
+        words[state] = timeout_word(state as u16) as u8;
+        state += 1;
+    }
+    words
+};
 
 /// What one family's sweep works with.
 struct Pass<'a, F> {
@@ -96,11 +113,19 @@ struct Pass<'a, F> {
 
 /// What one thread has found.
 struct Found {
-    counts: FlowCounts,
     referred: Referred,
     /// Flows by service port id.
     services: Vec<u32>,
-    /// Of one family.
+    /// By family.
+    tables: [Standing; 2],
+}
+
+/// What one thread has found in one family's table.
+struct Standing {
+    /// All but the flows, which are in `states`.
+    counts: FlowCounts,
+    /// Halves by state.
+    states: [u32; STATES],
     unsettled: Unsettled,
 }
 
@@ -116,14 +141,24 @@ impl Sweeper {
     pub(super) fn sweep_by(&mut self, threads: usize, store: &dyn MapStore, now: u32) -> Swept {
         let backends = store.words(Table::Backends).len() / Table::Backends.value_words();
         let mut found: Vec<_> = (0..threads).map(|_| Found::nothing(backends)).collect();
-        let [unsettled_v4, unsettled_v6] = &mut self.unsettled;
-        let v4 = Pass::<V4>::new(store, now, take(unsettled_v4)).run(unsettled_v4, &mut found);
-        let v6 = Pass::<V6>::new(store, now, take(unsettled_v6)).run(unsettled_v6, &mut found);
+        let [before_v4, before_v6] = take(&mut self.unsettled);
+        let v4 = Pass::<V4>::new(store, now, before_v4);
+        let v6 = Pass::<V6>::new(store, now, before_v6);
+        let pieces = threads * PIECES;
+        share(2 * pieces, &mut found, |found, number| {
+            if number < pieces {
+                v4.piece(pieces, number, found);
+            } else {
+                v6.piece(pieces, number - pieces, found);
+            }
+        });
         let all = found
             .into_iter()
             .reduce(Found::join)
             .unwrap_or_else(|| Found::nothing(backends));
         let services = (0..).zip(all.services).filter(|(_, flows)| *flows > 0).collect();
+        let [(v4, unsettled_v4), (v6, unsettled_v6)] = all.tables.map(Standing::told);
+        self.unsettled = [unsettled_v4, unsettled_v6];
         Swept {
             referred: all.referred,
             services,
@@ -136,33 +171,54 @@ impl Sweeper {
 impl Found {
     fn nothing(backends: usize) -> Self {
         Self {
-            counts: FlowCounts::default(),
             referred: Referred::none(backends),
             services: vec![0; SERVICES as usize],
-            unsettled: Unsettled::new(),
+            tables: [Standing::nothing(), Standing::nothing()],
         }
     }
 
-    /// Both together, but for what is of one family.
     fn join(mut self, other: Self) -> Self {
         self.referred.join(other.referred);
         for (all, more) in self.services.iter_mut().zip(other.services) {
             *all += more;
         }
+        for (all, more) in self.tables.iter_mut().zip(other.tables) {
+            all.join(more);
+        }
         self
     }
 }
 
-impl FlowCounts {
-    fn join(mut self, other: &Self) -> Self {
-        self.slots += other.slots;
-        self.used += other.used;
-        for (all, more) in self.flows.iter_mut().zip(other.flows) {
+impl Standing {
+    fn nothing() -> Self {
+        Self {
+            counts: FlowCounts::default(),
+            states: [0; STATES],
+            unsettled: Unsettled::new(),
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.counts.slots += other.counts.slots;
+        self.counts.used += other.counts.used;
+        self.counts.expired += other.counts.expired;
+        self.counts.abandoned += other.counts.abandoned;
+        for (all, more) in self.states.iter_mut().zip(other.states) {
             *all += more;
         }
-        self.expired += other.expired;
-        self.abandoned += other.abandoned;
-        self
+        self.unsettled.extend(other.unsettled);
+    }
+
+    /// The counts, with the flows of each class, and the slots that were taken and held no entry.
+    fn told(mut self) -> (FlowCounts, Unsettled) {
+        for (state, halves) in (0..).zip(self.states) {
+            if state & REPLY_HALF == 0
+                && let Some(flows) = self.counts.flows.get_mut(class(state) as usize)
+            {
+                *flows += u64::from(halves);
+            }
+        }
+        (self.counts, self.unsettled)
     }
 }
 
@@ -178,23 +234,33 @@ fn host_connections_of<F: TableFamily>(store: &dyn MapStore) -> impl Iterator<It
     let sets = all_sets(table);
     let threads = threads(sets.len());
     let mut found = vec![BTreeSet::new(); threads];
-    in_parts(sets, threads, &mut found, |found, part| {
-        walk::<F>(table, part, |batch| {
-            let all = batch.forward();
-            found.extend(all.filter_map(|(_, (_, set, base), control)| host_destination::<F>(set, base, control)));
+    let pieces = threads * PIECES;
+    share(pieces, &mut found, |found, number| {
+        walk::<F>(table, piece(&sets, pieces, number), |slot, control| {
+            if control.stands() && is_from_host::<F>(slot.words, control) {
+                found.extend(host_destination::<F>(slot.words, control));
+            }
         });
     });
     found.into_iter().flatten()
 }
 
-/// Where the forward entry at `base` goes, if it is an open TCP connection that the node sends through our device.
-fn host_destination<F: TableFamily>(set: WordSet<'_>, base: usize, control: Control) -> Option<IpAddr> {
-    let meta = set.load(base + Words::meta::<F>());
-    let from_host = meta & VERSION_MASK == control.version && meta as u8 & Hook::STEER_OUT != 0;
-    if !from_host || control.closed() || control.state & DATAGRAM != 0 {
+/// Whether an entry is a forward half of what the node itself sends through our device.
+#[inline]
+fn is_from_host<F: TableFamily>(words: WordSet<'_>, control: Control) -> bool {
+    // The version, and a hook, in one: rarely so, which is then all that is to be guessed.
+    let from_host = u64::from(Hook::STEER_OUT);
+    let meta = words.load(Words::meta::<F>()) & (VERSION_MASK | from_host);
+    meta == control.version | from_host && control.state & REPLY_HALF == 0
+}
+
+/// Where such an entry goes, if it is an open TCP connection.
+#[cold]
+fn host_destination<F: TableFamily>(words: WordSet<'_>, control: Control) -> Option<IpAddr> {
+    if control.closed() || control.state & DATAGRAM != 0 {
         return None;
     }
-    let side: Side<F> = F::side_from(|i| set.load(base + Words::dst::<F>() + i));
+    let side: Side<F> = F::side_from(|i| words.load(Words::dst::<F>() + i));
     Some(address_of_words(F::V6, F::to_words(side.addr)))
 }
 
@@ -212,110 +278,86 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         }
     }
 
-    /// Sweeps the family's table, each thread with what it finds of its own; the counts of all.
-    fn run(self, unsettled: &mut Unsettled, found: &mut [Found]) -> FlowCounts {
-        in_parts(all_sets(self.table), found.len(), found, |found, part| {
-            self.part(part, found);
-        });
-        *unsettled = found.iter_mut().flat_map(|part| take(&mut part.unsettled)).collect();
-        found
-            .iter_mut()
-            .map(|part| take(&mut part.counts))
-            .fold(FlowCounts::default(), |all, more| all.join(&more))
-    }
-
-    fn part(&self, sets: Range<u32>, found: &mut Found) {
-        found.counts.slots += (sets.len() * SET_SLOTS) as u64;
-        walk::<F>(self.table, sets, |batch| {
-            for (_, slot, control) in batch.forward() {
-                self.forward(slot, control, found);
-            }
-            for (_, slot, control) in batch.reply() {
-                self.reply(slot, control, found);
-            }
-            for (_, slot, control) in batch.unsettled() {
-                self.unsettled(slot, control, found);
+    /// Sweeps a piece of the family's table.
+    fn piece(&self, pieces: usize, number: usize, found: &mut Found) {
+        let sets = piece(&all_sets(self.table), pieces, number);
+        found.tables[usize::from(F::V6)].counts.slots += (sets.len() * SET_SLOTS) as u64;
+        walk::<F>(self.table, sets, |slot, control| {
+            if control.stands() {
+                self.half(slot, control, found);
+            } else {
+                self.unsettled(slot.place, control.word(), &mut found.tables[usize::from(F::V6)]);
             }
         });
     }
 
     /// A slot that was taken and held no entry: left, if it has been so for long.
-    fn unsettled(&self, (index, set, base): Slot<'_>, control: Control, found: &mut Found) {
+    #[cold]
+    fn unsettled(&self, place: u32, word: u64, found: &mut Standing) {
+        let Some(slot) = Slot::at::<F>(self.table, place) else {
+            return;
+        };
         // What another thread of the sweep has freed is left by then.
         let _judging = self.judge();
-        let (roll, slot) = (Roll::from_word(self.table.roll(index)), table::slot_of::<F>(base));
-        if roll.taken() >> slot & 1 == 0 {
+        let roll = Roll::from_word(self.table.roll(slot.set()));
+        if roll.taken() >> slot.number() & 1 == 0 {
             return;
         }
-        let state = (roll.of_slot(slot), control.word());
-        let before = self.before.get(&(index, base)).filter(|(before, _)| *before == state);
+        let state = (roll.of_slot(slot.number()), word);
+        let before = self.before.get(&slot.place).filter(|(before, _)| *before == state);
         let since = before.map_or(self.now, |(_, since)| *since);
         let is_abandoned = u64::from(self.now.wrapping_sub(since)) >= ABANDONED * self.timeouts[config::HZ].max(1)
-            && set.cas(base, control.word(), Control::nothing(0).word()) == control.word();
+            && slot.words.cas(0, word, Control::nothing(0).word()) == word;
         if is_abandoned {
-            table::leave_in::<F, _>(self.table, index, base);
+            slot.leave::<F>(self.table);
             found.counts.abandoned += 1;
         } else {
             found.counts.used += 1;
-            found.unsettled.insert((index, base), (state, since));
+            found.unsettled.insert(slot.place, (state, since));
         }
     }
 
-    /// A forward half: over, or counted with what it refers to.
-    #[inline]
-    fn forward(&self, slot: Slot<'_>, control: Control, found: &mut Found) {
-        let (_, set, base) = slot;
-        let Some(side) = self.stays(slot, control, Words::dst::<F>(), found) else {
+    /// Half a flow: over, or counted with what it refers to. Which half it is, no branch depends on: it is as good as random.
+    #[inline(always)]
+    fn half(&self, slot: Slot<'_>, control: Control, found: &mut Found) {
+        let words = slot.words;
+        let standing = &mut found.tables[usize::from(F::V6)];
+        if self.is_late(control) && self.is_gone(slot.place, standing) {
             return;
-        };
-        found.referred.forward_bits.insert(hash::bit::<F>(side.addr));
-        found
-            .referred
-            .host_destinations
-            .extend(host_destination::<F>(set, base, control));
-        let service = slot::service(set.load(base + Words::meta::<F>()));
-        if let Some(count) = found.services.get_mut(service as usize) {
-            *count += 1;
         }
-        if let Some(count) = found.counts.flows.get_mut(class(control.state) as usize) {
-            *count += 1;
-        }
-    }
-
-    /// A reply half: over, or counted with what it refers to.
-    #[inline]
-    fn reply(&self, slot: Slot<'_>, control: Control, found: &mut Found) {
-        if let Some(side) = self.stays(slot, control, Words::SRC, found) {
-            found.referred.reply_bits.insert(hash::bit::<F>(side.addr));
-        }
-    }
-
-    /// The side at `at` of an entry that stays, which is counted with its backend.
-    #[inline]
-    fn stays(&self, slot: Slot<'_>, control: Control, at: usize, found: &mut Found) -> Option<Side<F>> {
-        let (_, set, base) = slot;
-        if self.is_late(control) && self.is_gone(slot, found) {
-            return None;
-        }
-        found.counts.used += 1;
-        let backend = set.load(base + Words::backend::<F>());
-        let side: Side<F> = F::side_from(|i| set.load(base + at + i));
-        let version = (0..F::SIDE_WORDS).fold(backend, |all, i| all & set.load(base + at + i));
+        standing.counts.used += 1;
+        let is_reply = control.state & REPLY_HALF != 0;
+        let at = if is_reply { Words::SRC } else { Words::dst::<F>() };
+        let backend = words.load(Words::backend::<F>());
+        let side: Side<F> = F::side_from(|i| words.load(at + i));
+        let version = (0..F::SIDE_WORDS).fold(backend, |all, i| all & words.load(at + i));
         if version & VERSION_MASK != control.version || backend & VERSION_MASK != control.version {
             // Replaced just now, by an entry chosen from the tables as they are.
-            return None;
+            return;
         }
-        found.referred.backends.insert(backend as u32);
-        Some(side)
+        standing.states[control.state as usize % STATES] += 1;
+        let referred = &mut found.referred;
+        referred.backends.insert(backend as u32);
+        let bits = [&mut referred.forward_bits, &mut referred.reply_bits];
+        bits[usize::from(is_reply)].insert(hash::bit::<F>(side.addr));
+        let service = slot::service(words.load(Words::meta::<F>()));
+        if let Some(count) = found.services.get_mut(service as usize) {
+            *count += u32::from(!is_reply);
+        }
+        if is_from_host::<F>(words, control) {
+            referred.host_destinations.extend(host_destination::<F>(words, control));
+        }
     }
 
     /// Frees the flow of a half that is over by itself, unless the other half says otherwise. True as well where the half is gone by now.
     #[cold]
-    fn is_gone(&self, slot: Slot<'_>, found: &mut Found) -> bool {
-        let (_, set, base) = slot;
+    fn is_gone(&self, place: u32, found: &mut Standing) -> bool {
+        let Some(slot) = Slot::at::<F>(self.table, place) else {
+            return true;
+        };
         let _judging = self.judge();
         // What was freed since the control word was read may be this one, or may have been counted beside it.
-        let control = Control::from_word(set.load(base));
+        let control = Control::from_word(slot.words.load(0));
         if control.phase() != LIVE {
             return control.phase() != HELD;
         }
@@ -334,22 +376,22 @@ impl<'a, F: TableFamily> Pass<'a, F> {
         control.age(self.now) as u64 > self.timeout(control.state)
     }
 
+    #[inline]
     fn timeout(&self, state: u16) -> u64 {
-        self.timeouts[timeout_word(state)]
+        self.timeouts[TIMEOUT_WORDS[state as usize % STATES] as usize % config::WORDS]
     }
 
     /// Frees the flow of a half that is over by itself, unless the other half says otherwise.
     fn is_over(&self, at: Slot<'_>, control: Control) -> bool {
-        let (_, set, base) = at;
-        let Some((same, entry)) = slot::decode::<F, _>(set, base) else {
+        let Some((same, entry)) = slot::decode::<F, _>(at.words, 0) else {
             return false;
         };
         if same != control {
             return false;
         }
         let twin_key = entry.key.twin(entry.rewrite);
-        let twin = find::<F>(self.table, self.seed, &twin_key).filter(|((_, set, base), control)| {
-            let rewrite = slot::read::<F, _>(*set, *base, control.version);
+        let twin = find::<F>(self.table, self.seed, &twin_key).filter(|(twin, control)| {
+            let rewrite = slot::read::<F, _>(twin.words, 0, control.version);
             rewrite.is_some_and(|(rewrite, _)| rewrite == entry.key.twin_rewrite())
         });
         let key = &entry.key;
@@ -372,12 +414,12 @@ impl<'a, F: TableFamily> Pass<'a, F> {
     }
 
     /// Frees the entry of a key if nobody has changed it, and leaves its slot.
-    fn free(&self, (index, set, base): Slot<'_>, key: &Key<F>, seen: Control) -> bool {
-        let freed = table::free::<F, _>(set, base, seen);
+    fn free(&self, slot: Slot<'_>, key: &Key<F>, seen: Control) -> bool {
+        let freed = table::free::<F, _>(slot.words, 0, seen);
         if freed {
-            table::leave_in::<F, _>(self.table, index, base);
+            slot.leave::<F>(self.table);
             let home = home(key.hash(self.seed), self.table.mask());
-            if home != index {
+            if home != slot.set() {
                 table::recount_in(self.table, home, false);
             }
         }

@@ -29,6 +29,7 @@ pub fn v4_word(address: Ipv4Addr) -> u32 {
 }
 
 /// The inverse of [`v4_word`].
+#[inline]
 pub fn v4_address(word: u32) -> Ipv4Addr {
     word.to_ne_bytes().into()
 }
@@ -39,6 +40,7 @@ pub fn v6_words(address: Ipv6Addr) -> Addr6 {
 }
 
 /// The inverse of [`v6_words`].
+#[inline]
 pub fn v6_address(words: Addr6) -> Ipv6Addr {
     bytemuck::cast::<Addr6, [u8; 16]>(words).into()
 }

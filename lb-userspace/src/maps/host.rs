@@ -4,19 +4,21 @@
 use std::net::IpAddr;
 
 use lb_common::access::{Rolls, Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::family::Family;
 use lb_common::flow::roll;
 use lb_common::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey, SET_SLOTS};
 use lb_common::verdict::Reason;
 
 use super::address::address_of_words;
-use super::{MapStore as _, MemoryStore, Table, Words};
+use super::{MapStore as _, MemoryStore, Row, Table, Words};
 
 /// A table of sets of slots in shared memory.
 #[derive(Clone, Copy, Debug)]
 pub struct WordSlots<'a> {
-    words: &'a Words,
+    sets: Row<'a>,
+    rolls: Row<'a>,
     set_words: usize,
-    sets: u32,
+    count: u32,
 }
 
 impl<'a> WordSlots<'a> {
@@ -24,29 +26,37 @@ impl<'a> WordSlots<'a> {
     pub fn new(words: &'a Words, slot_words: usize) -> Self {
         let set_words = slot_words.max(1) * SET_SLOTS;
         Self {
-            words,
+            sets: words.row(),
+            rolls: Row::default(),
             set_words,
-            sets: (words.len() / set_words) as u32,
+            count: (words.len() / set_words) as u32,
         }
     }
 
     /// Views `words` as such sets and, behind them, a roll of each, as flow tables are.
     pub fn with_rolls(words: &'a Words, slot_words: usize) -> Self {
         let all = Self::new(words, slot_words);
+        let count = roll::sets_of(all.count);
+        let set_words = count as usize * all.set_words;
         Self {
-            sets: roll::sets_of(all.sets),
-            ..all
+            sets: all.sets.part(0, set_words).unwrap_or_default(),
+            rolls: all.sets.part(set_words, count as usize).unwrap_or_default(),
+            set_words: all.set_words,
+            count,
         }
     }
 
-    /// Where the roll of a set is; beyond all words where there is no such set.
+    /// The rolls, by set.
     #[inline]
-    fn roll_at(self, index: u32) -> usize {
-        if index < self.sets {
-            self.sets as usize * self.set_words + index as usize
-        } else {
-            self.words.len()
-        }
+    pub fn rolls(self) -> Row<'a> {
+        self.rolls
+    }
+
+    /// The words of one slot of a family's flow table: its set's index times [`SET_SLOTS`] and its number there make its place.
+    #[inline]
+    pub fn slot<F: Family>(self, place: u32) -> Option<WordSet<'a>> {
+        let words = self.sets.part(place as usize * F::SLOT_WORDS, F::SLOT_WORDS)?;
+        Some(WordSet { words })
     }
 }
 
@@ -55,51 +65,56 @@ impl<'a> Slots for WordSlots<'a> {
 
     #[inline]
     fn mask(self) -> u32 {
-        self.sets.saturating_sub(1)
+        self.count.saturating_sub(1)
     }
 
     #[inline]
     fn set(self, index: u32) -> Option<WordSet<'a>> {
-        (index < self.sets).then_some(WordSet {
-            words: self.words,
-            base: index as usize * self.set_words,
-        })
+        let words = self.sets.part(index as usize * self.set_words, self.set_words)?;
+        Some(WordSet { words })
     }
 }
 
 impl Rolls for WordSlots<'_> {
     #[inline]
     fn roll(self, index: u32) -> u64 {
-        self.words.load(self.roll_at(index))
+        self.rolls.load(index as usize)
     }
 
     #[inline]
     fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
-        self.words.cas(self.roll_at(index), old, new)
+        self.rolls.cas(index as usize, old, new)
     }
 }
 
-/// One set of a [`WordSlots`].
+/// One set of a [`WordSlots`], or one slot.
 #[derive(Clone, Copy, Debug)]
 pub struct WordSet<'a> {
-    words: &'a Words,
-    base: usize,
+    words: Row<'a>,
+}
+
+impl WordSet<'_> {
+    /// Asks for the memory of a word, as [`Row::expect`] does.
+    #[inline]
+    pub fn expect(self, word: usize) {
+        self.words.expect(word);
+    }
 }
 
 impl SetRef for WordSet<'_> {
     #[inline]
     fn load(self, word: usize) -> u64 {
-        self.words.load(self.base + word)
+        self.words.load(word)
     }
 
     #[inline]
     fn store(self, word: usize, value: u64) {
-        self.words.store(self.base + word, value);
+        self.words.store(word, value);
     }
 
     #[inline]
     fn cas(self, word: usize, old: u64, new: u64) -> u64 {
-        self.words.cas(self.base + word, old, new)
+        self.words.cas(word, old, new)
     }
 }
 

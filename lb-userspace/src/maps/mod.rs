@@ -41,7 +41,7 @@ pub use error::{MapError, OpenError};
 pub use faulty::{Fault, FaultyStore};
 pub use host::{HostTables, Surroundings, WordSet, WordSlots};
 pub use memory::{MemorySizes, MemoryStore};
-pub use mmap::Words;
+pub use mmap::{Row, Words};
 pub use op::{MapOp, OpList};
 pub use referred::{BitSet, Referred};
 pub use table::{Geometry, MapKind, Table, Values, geometries};

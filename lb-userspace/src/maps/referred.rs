@@ -20,7 +20,11 @@ impl BitSet {
     #[inline]
     pub fn insert(&mut self, number: u32) {
         if let Some(word) = self.0.get_mut(number as usize / 64) {
-            *word |= 1 << (number % 64);
+            let bit = 1 << (number % 64);
+            // Most are there already: whoever reads one does not wait for the one before to be written.
+            if *word & bit == 0 {
+                *word |= bit;
+            }
         }
     }
 
