@@ -12,33 +12,30 @@ use crate::plot::{Plot, svg};
 use crate::publish;
 use crate::report::Report;
 
-/// Writes `SECTION.md` of each report into a folder, and `SECTION.svg` where it has a plot. Those of other sections stay.
-pub(crate) fn write(folder: &Path, reports: &[Report], rounds: usize) -> Result<()> {
+/// Writes `SECTION.md` of a report into a folder, and `SECTION.svg` where it has a plot. Those of other sections stay.
+pub(crate) fn write(folder: &Path, report: &Report, rounds: usize) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let (date, machine) = (said("date", &["-u", "+%Y-%m-%d"])?, machine()?);
     let arguments: Vec<String> = env::args().skip(1).collect();
-    for report in reports {
-        let plots: Vec<Plot> = [flows(report), services(report), publication(report)]
-            .into_iter()
-            .filter(|plot| !plot.lines.is_empty())
-            .collect();
-        let mut picture = String::new();
-        if !plots.is_empty() {
-            let file = format!("{}.svg", report.section);
-            write_file(&folder.join(&file), &svg(&plots))?;
-            picture = format!("![{}]({file})\n\n", report.section);
-        }
-        let text = format!(
-            "# Bench: {}\n\nWritten by `cargo xtask bench {}` on {date}; {rounds} rounds of each comparison, fewer where it says so.\n\
-             Machine: {machine}.\n\nMedians; `±` is the distance between quartiles over the median. Ratios are taken round by round; one \
-             whose rounds differ by more than 5 % counts as missed.\n\n{picture}{}",
-            report.section,
-            arguments.join(" "),
-            report.markdown()
-        );
-        write_file(&folder.join(format!("{}.md", report.section)), &text)?;
+    let plots: Vec<Plot> = [flows(report), services(report), publication(report)]
+        .into_iter()
+        .filter(|plot| !plot.lines.is_empty())
+        .collect();
+    let mut picture = String::new();
+    if !plots.is_empty() {
+        let file = format!("{}.svg", report.section);
+        write_file(&folder.join(&file), &svg(&plots))?;
+        picture = format!("![{}]({file})\n\n", report.section);
     }
-    Ok(())
+    let text = format!(
+        "# Bench: {}\n\nWritten by `cargo xtask bench {}` on {date}; {rounds} rounds of each comparison, fewer where it says so.\n\
+         Machine: {machine}.\n\nMedians; `±` is the distance between quartiles over the median. Ratios are taken round by round; one \
+         whose rounds differ by more than 5 % counts as missed.\n\n{picture}{}",
+        report.section,
+        arguments.join(" "),
+        report.markdown()
+    );
+    write_file(&folder.join(format!("{}.md", report.section)), &text)
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {

@@ -86,19 +86,19 @@ fn main() -> Result<()> {
             .iter()
             .any(|asked| [section, Section::All].contains(asked))
     };
-    let mut reports = Vec::new();
+    // Written after each section: a later one may fail, or be ended.
+    let mut sections_done = Vec::new();
     for (_, run) in sections.into_iter().filter(|(section, _)| asked(*section)) {
         let report = run(rounds)?;
         println!("{report}");
-        reports.push(report);
-    }
-    if let Some(path) = &options.json {
-        let sections: Vec<_> = reports.iter().map(Report::json).collect();
-        let text = serde_json::to_string_pretty(&json!({ "rounds": rounds, "sections": sections }))?;
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if let Some(folder) = &options.docs {
-        document::write(folder, &reports, rounds)?;
+        sections_done.push(report.json());
+        if let Some(path) = &options.json {
+            let text = serde_json::to_string_pretty(&json!({ "rounds": rounds, "sections": sections_done }))?;
+            fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        if let Some(folder) = &options.docs {
+            document::write(folder, &report, rounds)?;
+        }
     }
     Ok(())
 }

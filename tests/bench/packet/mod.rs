@@ -164,7 +164,8 @@ fn insertions(programs: &mut Programs) -> Result<f64> {
 }
 
 /// What look-ups there cost beside a kind of traffic, the bare loop, and the helpers that mend checksums at tc.
-fn look_ups(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
+fn look_ups(programs: &mut Programs, traffic: Traffic, all: &mut All) -> Result<()> {
+    let name = traffic.name();
     for flows in SIZES {
         for (what, program) in [
             ("L", "lru_lookup"),
@@ -176,7 +177,8 @@ fn look_ups(programs: &mut Programs, name: &str, all: &mut All) -> Result<()> {
             all.note(format!("{what}({flows}) {name}"), cost);
         }
     }
-    let entries = programs.yardstick("two_entries", MOST_FLOWS as u64, PACKETS)?;
+    let entering = if traffic.v6 { "two_entries_v6" } else { "two_entries_v4" };
+    let entries = programs.yardstick(entering, MOST_FLOWS as u64, PACKETS)?;
     all.note(format!("entries {name}"), entries);
     all.note(format!("loop {name}"), sample::bare_loop(programs)?);
     all.note(format!("checksums {name}"), sample::checksums(programs)?);
@@ -235,7 +237,7 @@ fn one_kind(programs: &mut Programs, scene: &Scene, traffic: Traffic, all: &mut 
         lay_out(programs, &frames, ends);
         programs.packets(&incoming.tc, &frames.first(), MOST_FLOWS as u64, PACKETS, Some(sign))?;
     }
-    look_ups(programs, name, all)?;
+    look_ups(programs, traffic, all)?;
     let established = Frames::new(v6, traffic.flags("A"), LENGTH);
     let first = established.first();
     let mut samples = Samples::default();
