@@ -280,6 +280,14 @@ pub trait Tables: Sized {
     fn now(&self) -> u32;
     /// Takes one token of the answer rate limit.
     fn answer_token(&self) -> bool;
+    /// How many datagrams in a row were the first of their flows on this processor, as it was last told; 0 where that is not kept.
+    #[inline(always)]
+    fn firsts(&self) -> u64 {
+        0
+    }
+    /// Keeps that.
+    #[inline(always)]
+    fn set_firsts(&self, _count: u64) {}
     /// Counts a reason.
     fn count(&self, reason: Reason);
 }

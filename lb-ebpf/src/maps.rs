@@ -86,6 +86,8 @@ static FRAGMENTS_V6: LruHashMap<[u64; 5], u64, { FRAGMENT_ENTRIES as usize }> = 
 static REASON_COUNTERS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
 #[btf_map(name = "answers")]
 static ANSWERS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+#[btf_map(name = "firsts")]
+static FIRSTS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// The kernel's tables.
 #[derive(Clone, Copy)]
@@ -399,6 +401,19 @@ impl Tables for KernelTables {
         // SAFETY: as above.
         unsafe { *bucket = [start, used + 1] };
         true
+    }
+
+    #[inline(always)]
+    fn firsts(&self) -> u64 {
+        read(FIRSTS.get_ptr(0))
+    }
+
+    #[inline(always)]
+    fn set_firsts(&self, count: u64) {
+        if let Some(firsts) = FIRSTS.get_ptr_mut(0) {
+            // SAFETY: a per-CPU value.
+            unsafe { *firsts = count }
+        }
     }
 
     #[inline(always)]

@@ -1,10 +1,10 @@
 //! A flow's first packet: decide what the flow is ([`begin`]), then enter it in the table ([`enter`]).
 //!
-//! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all. A SYN comes here without having been
-//! looked for: [`enter`] finds its flow where it takes a slot for it, [`begin`] looks where none may begin. One whose flow stands
-//! goes to [`super::note()`], as if nothing had been decided.
+//! Nothing is entered before a way out is known to exist, and a pair is entered whole or not at all. What seems to be a flow's first packet (a SYN, or a
+//! datagram after many that were first) comes here without having been looked for: [`enter`] finds its flow where it takes a slot for it, [`begin`]
+//! looks where none may begin. One whose flow stands goes to [`super::note()`], as if nothing had been decided.
 
-use super::gate::{addressed, connects, is_for_us, limited, opens, refusal, refuse_with};
+use super::gate::{addressed, is_for_us, limited, opens, refusal, refuse_with, seems_first};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, Route, TableFamily, Tables};
 use crate::flow::search::{self, Found};
@@ -51,7 +51,8 @@ pub fn begin<F: TableFamily, P: Packet, T: Tables>(
     if verdict.reason == Reason::NewFlow {
         return Step::next(Stage::Enter);
     }
-    if connects(work.ports.tcp_flags) {
+    let (key, tcp_flags) = (&work.entry.key, work.ports.tcp_flags);
+    if seems_first::<F, T>(tables, key.src.addr, key.protocol, tcp_flags) {
         work.spots[0].aim(tables, &work.entry.key);
         if search::scan(tables, &work.entry.key, &mut work.spots[0]) != Found::Nothing {
             return Step::next(Stage::Note);

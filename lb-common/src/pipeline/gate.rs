@@ -54,6 +54,30 @@ pub(super) fn connects(tcp_flags: u8) -> bool {
     tcp_flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN
 }
 
+/// Datagrams in a row that were the first of their flows, after which another one is taken for such.
+const MANY_FIRSTS: u64 = 64;
+
+/// True for a packet that is decided on before its flow is looked for: one that asks for a connection, and, where datagrams lately all were the first of
+/// their flows, one that no backend sends. Whoever decides that it begins no flow has to look then.
+#[inline(always)]
+pub(super) fn seems_first<F: TableFamily, T: Tables>(tables: &T, src: F::Addr, protocol: u8, tcp_flags: u8) -> bool {
+    if protocol == wire::UDP {
+        tables.firsts() >= MANY_FIRSTS && !replies::<F, T>(tables, src)
+    } else {
+        connects(tcp_flags)
+    }
+}
+
+/// Notes whether a client's datagram was the first of its flow.
+#[inline(always)]
+pub(super) fn note_first<T: Tables>(tables: &T, first: bool) {
+    let before = tables.firsts();
+    let count = if first { (before + 1).min(MANY_FIRSTS) } else { 0 };
+    if count != before {
+        tables.set_firsts(count);
+    }
+}
+
 /// Reads header, ports and the key of a TCP or UDP packet into `work`. [`Reason::Forward`]: they are there; any other verdict
 /// is the packet's.
 #[inline(always)]

@@ -39,7 +39,7 @@ use crate::layout::config;
 use crate::steps::parse::{self, Header, Part, Ports};
 use crate::verdict::{Action, Reason, Verdict};
 use crate::wire;
-use gate::{begins, connects, opens, replies, straight};
+use gate::{begins, note_first, opens, replies, seems_first, straight};
 use note::{serving, translate};
 
 pub use begin::{PORT_TRIES, begin, enter};
@@ -237,7 +237,7 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     let Some(ports) = parse::ports(packet, header.l4, header.protocol) else {
         return Step::done(Verdict::pass(Reason::NotParsed));
     };
-    if begins && connects(ports.tcp_flags) {
+    if begins && seems_first::<F, T>(tables, header.src, header.protocol, ports.tcp_flags) {
         return Step::next(Stage::Begin);
     }
     let key = Key {
@@ -246,12 +246,17 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         protocol: header.protocol,
     };
     let hash = key.hash(tables.config(config::TABLE_SEED));
-    // A datagram may well be a flow's first.
-    let doubtful = begins && header.protocol == wire::UDP;
-    let (found, control, read) = search::find::<F, T>(tables, &key, hash, doubtful);
+    // May well be a flow's first.
+    let datagram = begins && header.protocol == wire::UDP;
+    let (found, control, read) = search::find::<F, T>(tables, &key, hash, datagram);
     let Some((rewrite, place)) = read else {
         return match found {
-            Found::Nothing if begins => Step::next(Stage::Begin),
+            Found::Nothing if begins => {
+                if datagram {
+                    note_first(tables, true);
+                }
+                Step::next(Stage::Begin)
+            }
             Found::Nothing
                 if opens(key.protocol, ports.tcp_flags)
                     && straight::<F, T>(tables, header.dst, HOOK)
@@ -265,6 +270,9 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     };
     let entry = Entry { key, rewrite, place };
     let reply = control.state & REPLY_HALF != 0;
+    if datagram && !reply {
+        note_first(tables, false);
+    }
     if entry.place.hooks & HOOK == 0 {
         let lift = HOOK == Hook::POD_IN && tables.config(config::FLAGS) & config::FLAG_BRIDGES != 0;
         return if reply && !lift {

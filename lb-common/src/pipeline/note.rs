@@ -1,11 +1,11 @@
 //! A known flow's packets: judge how the flow stands, note what changes, translate.
 
-use super::gate::{addressed, begins, limited, opens, straight};
+use super::gate::{addressed, begins, limited, note_first, opens, straight};
 use super::{Decided, Hook, Stage, Step, Task, Work};
 use crate::access::{Packet, TableFamily, Tables};
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Way};
-use crate::flow::state::{self, ESTABLISHED, REPLIED, REPLY_HALF, SETTLED};
+use crate::flow::state::{self, DATAGRAM, ESTABLISHED, REPLIED, REPLY_HALF, SETTLED};
 use crate::flow::table::{self, Spot, Twin};
 use crate::layout::{BACKEND_SERVING, BackendControl, config};
 use crate::steps::parse::{Header, Ports};
@@ -27,6 +27,9 @@ pub fn note<F: TableFamily, P: Packet, T: Tables>(
         return Step::done(verdict);
     }
     let spot = search::complete(tables, &mut work.entry);
+    if spot.found == Found::Entry && spot.control.state & (DATAGRAM | REPLY_HALF) == DATAGRAM {
+        note_first(tables, false);
+    }
     match spot.found {
         Found::Entry => match standing(tables, work, &spot, hook) {
             Standing::Healthy => {

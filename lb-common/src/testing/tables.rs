@@ -157,6 +157,7 @@ pub struct HostTables {
     routes: Mutex<BTreeMap<(bool, [u64; 2]), HostRoute>>,
     clock: AtomicU32,
     answers: AtomicU32,
+    firsts: AtomicU64,
     reasons: [AtomicU64; REASONS],
     lookups: [AtomicU64; KINDS],
 }
@@ -202,6 +203,7 @@ impl HostTables {
             routes: Mutex::default(),
             clock: AtomicU32::new(0),
             answers: AtomicU32::new(u32::MAX),
+            firsts: AtomicU64::new(0),
             reasons: [const { AtomicU64::new(0) }; REASONS],
             lookups: [const { AtomicU64::new(0) }; KINDS],
         }
@@ -431,6 +433,14 @@ impl<'a> Tables for &'a HostTables {
                 left => Some(left - 1),
             })
             .is_ok()
+    }
+
+    fn firsts(&self) -> u64 {
+        self.firsts.load(Ordering::Relaxed)
+    }
+
+    fn set_firsts(&self, count: u64) {
+        self.firsts.store(count, Ordering::Relaxed);
     }
 
     fn count(&self, reason: Reason) {

@@ -22,6 +22,7 @@ mod answers;
 mod doorways;
 mod early;
 mod entries;
+mod firsts;
 mod floods;
 mod fuzzing;
 mod hashing;
