@@ -125,7 +125,7 @@ fn two_entries_v6(_ctx: TcContext) -> i32 {
     enter_two(&LINES_V6)
 }
 
-/// Of two sets of a table roll and lines of a slot are read at once, the rolls swapped, and the lines written, all with zeroes, as [`line`] reads them.
+/// Of two sets of a table roll and lines of a slot are read at once, the rolls swapped, and the lines written, all with zeroes, as [`fn@line`] reads them.
 /// Which sets are next follows from these.
 #[inline(always)]
 fn enter_two<const WORDS: usize>(table: &Array<[u64; WORDS], LINE_SETS, MMAPABLE>) -> i32 {
