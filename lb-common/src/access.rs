@@ -6,11 +6,12 @@
 use crate::family::{Family, Side, V4, V6};
 use crate::flow::contend;
 use crate::flow::search::{self, Found};
-use crate::flow::slot::Seen;
+use crate::flow::slot::{Rewrite, Seen};
 use crate::flow::state::Control;
 use crate::flow::table::{self, Claimed, Spot};
 use crate::flow::{Entry, Key};
-use crate::layout::{AffinityKey, AffinityValue, Device, FragmentKey};
+use crate::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey};
+use crate::pipeline::{self, Work};
 use crate::verdict::Reason;
 
 /// One set of a versioned-slot table.
@@ -33,12 +34,30 @@ pub trait Slots: Copy {
     fn set(self, index: u32) -> Option<Self::Set>;
 }
 
+/// One word of a table.
+pub trait WordRef: Copy {
+    /// Reads it; relaxed.
+    fn load(self) -> u64;
+    /// Compare and swap, sequentially consistent; returns the previous value.
+    fn cas(self, old: u64, new: u64) -> u64;
+}
+
 /// A table of sets with a roll each ([`crate::flow::roll`]).
 pub trait Rolls: Slots {
-    /// Reads the roll of the set at `index`; relaxed.
-    fn roll(self, index: u32) -> u64;
-    /// Compare and swap of it, sequentially consistent; returns the previous value.
-    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64;
+    /// A roll.
+    type Roll: WordRef;
+    /// The roll of the set at `index` (≤ mask).
+    fn roll_at(self, index: u32) -> Option<Self::Roll>;
+    /// Reads it.
+    #[inline(always)]
+    fn roll(self, index: u32) -> u64 {
+        self.roll_at(index).map_or(0, WordRef::load)
+    }
+    /// [`WordRef::cas`] of it.
+    #[inline(always)]
+    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
+        self.roll_at(index).map_or(0, |roll| roll.cas(old, new))
+    }
 }
 
 /// The most bytes that [`Packet::sum`] sums.
@@ -108,6 +127,9 @@ pub struct Route<A> {
     pub mtu: u16,
     /// MAC addresses that a frame to the next hop carries, for [`RouteKind::Via`] where the kernel knows them.
     pub macs: Macs,
+    /// A packet of that length goes the same way from the source that was asked for, or, where that was open (zero), from the preferred one. False where that was not
+    /// looked at.
+    pub settled: bool,
 }
 
 /// MAC addresses of a frame, bytes in order in the low 48 bits.
@@ -144,6 +166,7 @@ impl<A: Default> Route<A> {
             source: A::default(),
             mtu: 0,
             macs: Macs::default(),
+            settled: false,
         }
     }
 }
@@ -229,6 +252,11 @@ pub trait Tables: Sized {
     fn leave<F: TableFamily>(&self, index: u32, base: usize, home: u32) {
         table::leave::<F, Self>(self, index, base, home);
     }
+    /// [`pipeline::free_port`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn free_port<F: TableFamily>(&self, work: &mut Work<F>) -> Claimed {
+        pipeline::free_port(self, work)
+    }
     /// [`contend::choose`]; an implementation may put a function call round it.
     #[inline(always)]
     fn choose<F: TableFamily>(&self, stays: &Spot, into: &mut Spot) -> bool {
@@ -245,14 +273,22 @@ pub trait Tables: Sized {
     fn service(&self, id: u32) -> u64;
     /// Arena word.
     fn arena(&self, index: u32) -> u64;
-    /// Word of a backend.
-    fn backend(&self, id: u32, word: usize) -> u64;
+    /// The words of the header of the block at `offset` in the arena, each read when it is asked for.
+    fn block(&self, offset: u32) -> Option<impl Fn(u32) -> u64 + Copy>;
+    /// The words of a backend, the first read first.
+    fn backend(&self, id: u32) -> Option<[u64; BACKEND_WORDS]>;
     /// Word of the forward bit-set.
     fn forward_bits(&self, word: u32) -> u64;
     /// Word of the reply bit-set.
     fn reply_bits(&self, word: u32) -> u64;
     /// What is known of a device.
     fn device(&self, ifindex: u32) -> Option<Device>;
+    /// Whether a frame to this MAC address is for this host at a device, being its own or that of its bridge; perhaps as it was up to a second ago.
+    #[inline(always)]
+    fn receives(&self, ifindex: u32, mac: u64) -> bool {
+        let device = self.device(ifindex);
+        device.is_some_and(|device| mac == device.mac || mac == device.bridge_mac)
+    }
     /// True when a source range of the service port contains the address.
     fn in_ranges<F: TableFamily>(&self, service: u32, addr: F::Addr) -> bool;
     /// Affinity entry.
@@ -275,6 +311,11 @@ pub trait Tables: Sized {
         length: u16,
     ) -> Route<F::Addr> {
         self.route::<F>(ifindex, saddr, daddr, length)
+    }
+    /// [`Tables::recent_route`] of a packet that will have these sides, which also looks whether the way is settled where the source is open.
+    #[inline(always)]
+    fn first_route<F: TableFamily>(&self, ifindex: u32, length: u16, sides: &Rewrite<F>, into: &mut Route<F::Addr>) {
+        *into = self.recent_route::<F>(ifindex, sides.src.addr, sides.dst.addr, length);
     }
     /// Now, in jiffies, the low 32 bits.
     fn now(&self) -> u32;

@@ -6,7 +6,7 @@
 //! ```text
 //! frontends_v4/6  sets of 4 slots; slot = packed side (1|3 words), value word           written by user space
 //! services        one word a service port: generation | arena offset of its block       written by user space
-//! arena           immutable blocks: 8 header words, then backend ids, two a word        written by user space
+//! arena           immutable blocks: 8 header words, then backend ids, two a word; eight words a value  written by user space
 //! backends        4 words a backend: control, address (2), port and flags               written by user space
 //! config          one value of CONFIG_WORDS words                                       written by user space
 //! forward_bits, reply_bits   bit-sets of 2^20 bits over addresses                       written by user space
@@ -17,7 +17,7 @@
 //! fragments_v4/6  LRU hash: datagram -> ports                                           written by packets
 //! epoch           one word, raised when a way out may have changed                      written by user space
 //! reasons         per-CPU array of counters                                             written by packets
-//! answers, work_v4/6, hops   per-CPU scratch: rate limit, what stages leave for the next, ways out   written by packets
+//! answers, work_v4/6, hops, receivers   per-CPU scratch: rate limit, what stages leave for the next, ways out, whose frames are received   written by packets
 //! stages, stages_xdp   program arrays of the later stages                               written at load
 //! names           hash: service port id -> its name, for people and for a restarted agent   written by user space, not read by packets
 //! ```
@@ -25,7 +25,7 @@
 use crate::family::Family;
 
 /// Version of everything in this file; pins of another version are not reused.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Slots of a set in the frontend and flow tables.
 pub const SET_SLOTS: usize = 4;

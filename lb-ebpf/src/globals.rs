@@ -12,6 +12,7 @@ use lb_common::flow::slot::Seen;
 use lb_common::flow::state::Control;
 use lb_common::flow::table::{self, Claimed, Spot};
 use lb_common::flow::{Entry, Key};
+use lb_common::pipeline::{self, Work};
 
 use crate::maps::KernelTables;
 
@@ -216,6 +217,25 @@ macro_rules! free_pair {
 
 free_pair!(free_pair_v4, V4);
 free_pair!(free_pair_v6, V6);
+
+/// For finding a port.
+macro_rules! free_port {
+    ($name:ident, $family:ty) => {
+        #[doc = "`pipeline::free_port` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(work: *mut Work<$family>) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
+            let Some(work) = (unsafe { work.as_mut() }) else {
+                return Claimed::Full as u32;
+            };
+            pipeline::free_port(&KernelTables::ANYWHERE, work) as u32
+        }
+    };
+}
+
+free_port!(free_port_v4, V4);
+free_port!(free_port_v6, V6);
 
 /// For leaving a slot.
 macro_rules! leave {

@@ -61,7 +61,7 @@ impl Hooked for Skb {
     #[inline(always)]
     fn act<F: TableFamily>(ctx: &TcContext, verdict: &Verdict<F::Addr>, l3: usize) -> i32 {
         if l3 == 0 && verdict.action == Action::Neighbour && !kernel::prepend_link(ctx.as_ptr(), ETHERNET) {
-            tables::<Self>(ctx).count(Reason::RewriteFailed);
+            KernelTables::ANYWHERE.count(Reason::RewriteFailed);
             return TC_SHOT;
         }
         match verdict.action {
@@ -105,17 +105,16 @@ impl Hooked for Frame {
 
 /// The tables, as a program of this kind of hook sees them.
 #[inline(always)]
-pub(crate) fn tables<H: Hooked>(ctx: &H::Context) -> KernelTables {
-    KernelTables {
-        ctx: ctx.as_ptr(),
-        early: H::EARLY,
-    }
+pub(crate) fn tables<H: Hooked>(ctx: &H::Context) -> Option<KernelTables> {
+    KernelTables::of(ctx.as_ptr(), H::EARLY)
 }
 
 /// The first stage for one family.
 #[inline(always)]
 pub(crate) fn first<H: Hooked, F: TableFamily, const HOOK: u8>(ctx: &H::Context, mut packet: H, l3: usize) -> H::Code {
-    let tables = tables::<H>(ctx);
+    let Some(tables) = tables::<H>(ctx) else {
+        return missing::<H>();
+    };
     let step = pipeline::fast::<F, _, _, HOOK>(&mut packet, &tables, l3);
     if step.next != Stage::Done {
         Handover {
@@ -132,13 +131,12 @@ pub(crate) fn first<H: Hooked, F: TableFamily, const HOOK: u8>(ctx: &H::Context,
 /// A later stage for one family.
 #[inline(always)]
 pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) -> H::Code {
-    let tables = tables::<H>(ctx);
-    let Some((Handover { hook, l3, .. }, work)) = work::<F>() else {
-        return missing::<H>(&tables);
+    let (Some(tables), Some((Handover { hook, l3, .. }, work))) = (tables::<H>(ctx), work::<F>()) else {
+        return missing::<H>();
     };
     let mut packet = H::of(ctx);
     let step = match this {
-        Stage::Done => return missing::<H>(&tables),
+        Stage::Done => return missing::<H>(),
         Stage::Note => pipeline::note(&mut packet, &tables, work, l3, hook),
         Stage::Begin => pipeline::begin(&mut packet, &tables, work, l3, hook),
         Stage::Enter => pipeline::enter(&tables, work),
@@ -151,9 +149,8 @@ pub(crate) fn later<H: Hooked, F: TableFamily>(ctx: &H::Context, this: Stage) ->
 /// The answering stage for one family.
 #[inline(always)]
 pub(crate) fn answering<H: Hooked, F: TableFamily>(ctx: &H::Context) -> H::Code {
-    let tables = tables::<H>(ctx);
-    let Some((Handover { hook, l3, answer, mtu }, work)) = work::<F>() else {
-        return missing::<H>(&tables);
+    let (Some(tables), Some((Handover { hook, l3, answer, mtu }, work))) = (tables::<H>(ctx), work::<F>()) else {
+        return missing::<H>();
     };
     let verdict = pipeline::reply_in_place(&mut H::of(ctx), &tables, work, l3, hook, answer, mtu);
     if verdict.action == Action::Drop {
@@ -193,7 +190,7 @@ fn go_on<H: Hooked, F: TableFamily>(
         Stage::Translate => jump!(H, F, ctx, TRANSLATE),
         Stage::Control => jump!(H, F, ctx, CONTROL),
     }
-    missing::<H>(tables)
+    missing::<H>()
 }
 
 /// Counts a verdict and turns it into the hook's action; an answer is the next stage's work.
@@ -215,14 +212,14 @@ fn conclude<H: Hooked, F: TableFamily>(
         }
         .put::<F>();
         jump!(H, F, ctx, ANSWER);
-        return missing::<H>(tables);
+        return missing::<H>();
     }
     H::act::<F>(ctx, verdict, l3)
 }
 
-/// The next stage is not in place.
+/// The next stage is not in place, or what the stages need is not.
 #[inline(always)]
-fn missing<H: Hooked>(tables: &KernelTables) -> H::Code {
-    tables.count(Reason::StageMissing);
+fn missing<H: Hooked>() -> H::Code {
+    KernelTables::ANYWHERE.count(Reason::StageMissing);
     H::MISSING
 }

@@ -4,6 +4,8 @@
 //! only where it is a way out with an MTU; it is dropped after a second, when another question takes its place, and at once
 //! when user space has seen a change of routes, rules, neighbours, addresses or links (the word of the map `epoch` rises). A packet
 //! that is larger than the MTU that was found asks anew. Of one question there is one answer. Answers are per CPU: nothing here contends.
+//! For XDP, what frames a device receives is kept as well, and as long.
+//! Where a question names no source, it is asked again with the one that the kernel prefers, and the answer tells whether that is the same way.
 //! For XDP (`early`), a fresh answer is given without MAC addresses where the neighbour wants a packet of tc's.
 #![expect(
     unsafe_code,
@@ -16,6 +18,7 @@ use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::access::{Macs, Route, RouteKind, TableFamily};
 use lb_common::hash;
+use lb_common::layout::Device;
 
 use crate::kernel;
 use crate::maps::MMAPABLE;
@@ -34,6 +37,22 @@ const WAYS: usize = 4;
 #[btf_map(name = "hops")]
 static HOPS: PerCpuArray<[Hop; WAYS], { SETS as usize }> = PerCpuArray::new();
 
+/// The last devices that received a frame.
+#[btf_map(name = "receivers")]
+static RECEIVERS: PerCpuArray<Receiver, { RECEIVERS_KEPT as usize }> = PerCpuArray::new();
+/// How many, a power of two.
+const RECEIVERS_KEPT: u32 = 4;
+
+/// A device that received a frame for a MAC address; all zero where none did yet (no device has index 0).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Receiver {
+    ifindex: u32,
+    /// When that was looked up, in jiffies.
+    asked: u32,
+    mac: u64,
+}
+
 /// A question and its answer; all zero where nothing was asked yet (no way leads out of device 0).
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -42,7 +61,7 @@ struct Hop {
     dst: [u64; 2],
     /// epoch 32 | when it was asked, in jiffies 32.
     stamp: u64,
-    /// Asked for IPv6 1 | device that the packet came in by 31 | device that it goes out by 32.
+    /// Asked for IPv6 1 | device that the packet came in by 31 | settled 1 | device that it goes out by 31.
     devices: u64,
     /// MTU 16 | the receiver's MAC address 48.
     to: u64,
@@ -52,7 +71,7 @@ struct Hop {
     source: [u64; 2],
 }
 
-/// As [`kernel::route`], perhaps as it was up to a second (`hz` jiffies) ago.
+/// As [`kernel::route`], perhaps as it was up to a second (`hz` jiffies) ago. Where a source is asked for, it is settled.
 #[inline(always)]
 pub(crate) fn route<F: TableFamily>(
     ctx: *mut c_void,
@@ -77,15 +96,23 @@ pub(crate) fn route<F: TableFamily>(
         dst: F::to_words(daddr),
         asker: asker::<F>(ifindex),
     };
-    // An older answer to the same question makes room, else any: what stays is not displaced, so that ways that fit beside each
-    // other come to do so.
-    let mut place = (mixed as u32 ^ now) as usize;
+    let mut place = WAYS;
     for (i, hop) in set.iter().enumerate() {
         if hop.is_about::<F>(&question) {
             if hop.holds(stamp, hz) && hop.fits(length) {
                 return hop.answer::<F>();
             }
             place = i;
+        }
+    }
+    // An older answer to the same question makes room, else the first place where nothing was asked, which is read first, else any: what stays is not
+    // displaced, so that ways that fit beside each other come to do so.
+    if place == WAYS {
+        place = (mixed as u32 ^ now) as usize % WAYS;
+        for (i, hop) in set.iter().enumerate().rev() {
+            if hop.devices == 0 {
+                place = i;
+            }
         }
     }
     let mut route = kernel::route::<F>(ctx, ifindex, saddr, daddr, length);
@@ -100,11 +127,70 @@ pub(crate) fn route<F: TableFamily>(
         hop.src = question.src;
         hop.dst = question.dst;
         hop.devices = (question.asker as u64) << 32 | route.ifindex as u64;
+        route.settled = saddr != F::Addr::default();
+        hop.devices |= route.settled as u64 * SETTLED;
     }
     if early && route.macs.to != 0 && kernel::wants_confirmation(route.macs.to, hz) {
         route.macs = Macs::default();
     }
     route
+}
+
+/// Looks whether a fresh answer about the way to `daddr`, the source being open, is the same for the source that it prefers, and keeps that.
+#[inline(always)]
+pub(crate) fn settle<F: TableFamily>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    length: u16,
+    daddr: F::Addr,
+    answer: &mut Route<F::Addr>,
+) {
+    let again = kernel::route::<F>(ctx, ifindex, answer.source, daddr, length);
+    answer.settled = again.kind == RouteKind::Via
+        && again.ifindex == answer.ifindex
+        && again.next_hop == answer.next_hop
+        && again.mtu == answer.mtu;
+    let open = F::Addr::default();
+    let Some(set) = HOPS.get_ptr_mut((hash::way::<F>(open, daddr) >> SETS_SHIFT) as u32) else {
+        return;
+    };
+    let question = Question {
+        src: F::to_words(open),
+        dst: F::to_words(daddr),
+        asker: asker::<F>(ifindex),
+    };
+    // SAFETY: as in `route`.
+    for hop in unsafe { &mut *set } {
+        if hop.is_about::<F>(&question) {
+            hop.devices |= answer.settled as u64 * SETTLED;
+        }
+    }
+}
+
+/// In [`Hop::devices`]: [`Route::settled`].
+const SETTLED: u64 = 1 << 31;
+
+/// Whether a device receives frames for this MAC address, perhaps as it was up to a second (`hz` jiffies) ago; `device` tells what it is now.
+#[inline(always)]
+pub(crate) fn receives(ifindex: u32, mac: u64, hz: u64, device: impl Fn() -> Option<Device>) -> bool {
+    let now = kernel::jiffies();
+    let Some(last) = RECEIVERS.get_ptr_mut(ifindex % RECEIVERS_KEPT) else {
+        return false;
+    };
+    // SAFETY: a per-CPU value.
+    let last = unsafe { &mut *last };
+    if last.mac == mac && last.ifindex == ifindex && (now.wrapping_sub(last.asked) as u64) < hz {
+        return true;
+    }
+    let receives = device().is_some_and(|device| mac == device.mac || mac == device.bridge_mac);
+    if receives {
+        *last = Receiver {
+            ifindex,
+            asked: now,
+            mac,
+        };
+    }
+    receives
 }
 
 /// What is asked.
@@ -147,14 +233,16 @@ impl Hop {
     fn answer<F: TableFamily>(&self) -> Route<F::Addr> {
         Route {
             kind: RouteKind::Via,
-            ifindex: self.devices as u32,
+            ifindex: (self.devices & (SETTLED - 1)) as u32,
             next_hop: F::from_words(self.next),
             source: F::from_words(self.source),
+            // Which tells it from a fresh one.
             mtu: 0,
             macs: Macs {
                 to: self.to << 16 >> 16,
                 from: self.from,
             },
+            settled: self.devices & SETTLED != 0,
         }
     }
 }

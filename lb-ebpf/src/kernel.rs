@@ -146,6 +146,7 @@ pub(crate) fn route<F: TableFamily>(
                         from: mac(fib.smac),
                     }
                 },
+                settled: false,
             }
         }
         FIB_TOO_BIG => {

@@ -30,7 +30,8 @@ use lb_common::family::{Family as _, V4, V6};
 use lb_common::pipeline::{Hook, Stage};
 use lb_common::steps::forward;
 
-use crate::hook::{ETHERNET, Hooked, answering, first, later, tables};
+use crate::hook::{ETHERNET, Hooked, answering, first, later};
+use crate::maps::KernelTables;
 use crate::packet::{Frame, Skb};
 
 /// Runs the first stage of one tc hook.
@@ -69,8 +70,7 @@ fn uplink_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 fn uplink_in(ctx: TcContext) -> i32 {
     let skb = Skb::of(&ctx);
-    let tables = tables::<Skb>(&ctx);
-    if skb.is_marked(|| forward::mark(&tables, skb.ifindex())) {
+    if skb.is_marked(|| forward::mark(&KernelTables::ANYWHERE, skb.ifindex())) {
         return Skb::NEXT;
     }
     tc::<{ Hook::UPLINK_IN }>(&ctx, ETHERNET)

@@ -15,25 +15,26 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key as LpmKey;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use lb_common::access::{Rolls, Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Rolls, Route, RouteKind, SetRef, Slots, TableFamily, Tables};
 use lb_common::family::Side;
 use lb_common::flow::roll;
 use lb_common::flow::search::Found;
-use lb_common::flow::slot::Seen;
+use lb_common::flow::slot::{Rewrite, Seen};
 use lb_common::flow::table::{Claimed, Spot};
 use lb_common::flow::{Entry, Key};
 use lb_common::layout::{
-    AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, DEVICE_WORDS,
-    DEVICES, Device, FLOW_SETS, FRAGMENT_ENTRIES, FRONTEND_SETS, FragmentKey, RANGE_ENTRIES, RANGE_ID_BITS, SERVICES,
-    config,
+    AFFINITY_ENTRIES, ARENA_WORDS, AffinityKey, AffinityValue, BACKEND_WORDS, BACKENDS, BITS_WORDS, BLOCK_HEADER_WORDS,
+    DEVICE_WORDS, DEVICES, Device, FLOW_SETS, FRAGMENT_ENTRIES, FRONTEND_SETS, FragmentKey, RANGE_ENTRIES,
+    RANGE_ID_BITS, SERVICES, config,
 };
+use lb_common::pipeline::Work;
 use lb_common::slots::{LINE_WORDS, home, probe};
 use lb_common::verdict::{REASONS, Reason};
 
 use crate::globals::{
     choose_v4, choose_v6, claim_at_home_v4, claim_at_home_v6, claim_v4, claim_v6, evict_twin_v4, evict_twin_v6,
-    free_pair_v4, free_pair_v6, leave_v4, leave_v6, look_at_v4, look_at_v6, make_room_v4, make_room_v6, rank,
-    recount_v4, recount_v6, scan_set_v4, scan_set_v6, seek_v4, seek_v6, spill_v4, spill_v6,
+    free_pair_v4, free_pair_v6, free_port_v4, free_port_v6, leave_v4, leave_v6, look_at_v4, look_at_v6, make_room_v4,
+    make_room_v6, rank, recount_v4, recount_v6, scan_set_v4, scan_set_v6, seek_v4, seek_v6, spill_v4, spill_v6,
 };
 use crate::sets::KernelSlots;
 use crate::{hops, kernel};
@@ -55,7 +56,7 @@ pub(crate) static FRONTENDS_V6: Array<[u64; 16], { FRONTEND_SETS as usize }, MMA
 #[btf_map(name = "services")]
 static SERVICE_WORDS: Array<u64, { SERVICES as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "arena")]
-static ARENA: Array<u64, { ARENA_WORDS as usize }, MMAPABLE> = Array::new();
+static ARENA: Array<[u64; BLOCK_WORDS], { ARENA_WORDS as usize / BLOCK_WORDS }, MMAPABLE> = Array::new();
 #[btf_map(name = "backends")]
 static BACKEND_RECORDS: Array<[u64; BACKEND_WORDS], { BACKENDS as usize }, MMAPABLE> = Array::new();
 #[btf_map(name = "config")]
@@ -89,24 +90,54 @@ static ANSWERS: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 #[btf_map(name = "firsts")]
 static FIRSTS: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// The kernel's tables.
+/// Words of a header, and of the units that the arena is given out in.
+const BLOCK_WORDS: usize = BLOCK_HEADER_WORDS as usize;
+
+/// The kernel's tables. `KNOWN`: where the configuration is was looked up beforehand; else it is each time.
 #[derive(Clone, Copy)]
-pub(crate) struct KernelTables {
+pub(crate) struct KernelTables<const KNOWN: bool = true> {
     /// The context, for helpers that need one.
     pub(crate) ctx: *mut core::ffi::c_void,
     /// The hook is XDP.
-    pub(crate) early: bool,
+    early: bool,
+    /// The configuration's words, where they are known.
+    config: *const u64,
 }
 
-impl KernelTables {
+impl KernelTables<false> {
     /// For functions that need no context.
     pub(crate) const ANYWHERE: Self = Self {
         ctx: core::ptr::null_mut(),
         early: false,
+        config: core::ptr::null(),
     };
 }
 
-impl Tables for KernelTables {
+impl KernelTables {
+    /// For a program of this context.
+    #[inline(always)]
+    pub(crate) fn of(ctx: *mut core::ffi::c_void, early: bool) -> Option<Self> {
+        let config = CONFIG.get_ptr(0)?.cast();
+        Some(Self { ctx, early, config })
+    }
+}
+
+// Functions of their own: their room on the stack is not their caller's, nor each other's.
+impl<const KNOWN: bool> KernelTables<KNOWN> {
+    /// [`Tables::recent_route`] for these sides.
+    #[inline(never)]
+    fn ask<F: TableFamily>(&self, ifindex: u32, length: u16, sides: &Rewrite<F>, into: &mut Route<F::Addr>) {
+        *into = self.recent_route::<F>(ifindex, sides.src.addr, sides.dst.addr, length);
+    }
+
+    /// [`hops::settle`] for these sides.
+    #[inline(never)]
+    fn settle<F: TableFamily>(&self, ifindex: u32, length: u16, sides: &Rewrite<F>, answer: &mut Route<F::Addr>) {
+        hops::settle::<F>(self.ctx, ifindex, length, sides.dst.addr, answer);
+    }
+}
+
+impl<const KNOWN: bool> Tables for KernelTables<KNOWN> {
     type Flows<F: TableFamily> = KernelSlots<F>;
     type Frontends<F: TableFamily> = KernelSlots<F>;
 
@@ -247,6 +278,13 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
+    fn free_port<F: TableFamily>(&self, work: &mut Work<F>) -> Claimed {
+        let work = &raw mut *work;
+        // As in `scan_set`.
+        Claimed::from_number(F::pick(|| free_port_v4(work.cast()), || free_port_v6(work.cast())))
+    }
+
+    #[inline(always)]
     fn leave<F: TableFamily>(&self, index: u32, base: usize, home: u32) {
         let base = base as u32;
         F::pick(|| leave_v4(index, base, home), || leave_v6(index, base, home));
@@ -265,7 +303,12 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn config(&self, word: usize) -> u64 {
-        CONFIG.get(0).map_or(0, |words| words[word & (config::WORDS - 1)])
+        let words = if KNOWN {
+            Some(self.config)
+        } else {
+            CONFIG.get_ptr(0).map(<*const _>::cast)
+        };
+        read(words.map(|words| words.wrapping_add(word & (config::WORDS - 1))))
     }
 
     #[inline(always)]
@@ -275,16 +318,20 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn arena(&self, index: u32) -> u64 {
-        read(ARENA.get_ptr(index))
+        self.block(index).map_or(0, |block| block(index % BLOCK_WORDS as u32))
     }
 
     #[inline(always)]
-    fn backend(&self, id: u32, word: usize) -> u64 {
-        read(
-            BACKEND_RECORDS
-                .get_ptr(id)
-                .map(|p| p.cast::<u64>().wrapping_add(word & (BACKEND_WORDS - 1))),
-        )
+    fn block(&self, offset: u32) -> Option<impl Fn(u32) -> u64 + Copy> {
+        let words = ARENA.get_ptr(offset / BLOCK_WORDS as u32)?.cast::<u64>();
+        Some(move |word| read(Some(words.wrapping_add(word as usize % BLOCK_WORDS))))
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<[u64; BACKEND_WORDS]> {
+        let words = BACKEND_RECORDS.get_ptr(id)?.cast::<u64>();
+        let word = |word| read(Some(words.wrapping_add(word)));
+        Some([word(0), word(1), word(2), word(3)])
     }
 
     #[inline(always)]
@@ -301,6 +348,11 @@ impl Tables for KernelTables {
     fn device(&self, ifindex: u32) -> Option<Device> {
         // SAFETY: the value is read whole at once; user space replaces it rarely and readers tolerate either.
         unsafe { DEVICE_WORDS_BY_INDEX.get(&ifindex) }.map(|words| Device::from_words(*words))
+    }
+
+    #[inline(always)]
+    fn receives(&self, ifindex: u32, mac: u64) -> bool {
+        hops::receives(ifindex, mac, self.config(config::HZ), || self.device(ifindex))
     }
 
     #[inline(always)]
@@ -378,6 +430,15 @@ impl Tables for KernelTables {
     ) -> Route<F::Addr> {
         let second = self.config(config::HZ);
         hops::route::<F>(self.ctx, ifindex, saddr, daddr, length, second, self.early)
+    }
+
+    #[inline(always)]
+    fn first_route<F: TableFamily>(&self, ifindex: u32, length: u16, sides: &Rewrite<F>, into: &mut Route<F::Addr>) {
+        self.ask::<F>(ifindex, length, sides, into);
+        let is_open = sides.src.addr == F::Addr::default() && into.source != F::Addr::default();
+        if is_open && into.kind == RouteKind::Via && into.mtu != 0 {
+            self.settle::<F>(ifindex, length, sides, into);
+        }
     }
 
     #[inline(always)]

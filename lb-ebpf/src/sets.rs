@@ -7,7 +7,7 @@
     reason = "map values are reached through the pointers that the kernel hands out"
 )]
 
-use lb_common::access::{Rolls, SetRef, Slots, TableFamily};
+use lb_common::access::{Rolls, SetRef, Slots, TableFamily, WordRef};
 use lb_common::layout::{self, FRONTEND_SETS};
 
 use crate::kernel;
@@ -72,27 +72,32 @@ impl<F: TableFamily> Slots for KernelSlots<F> {
     }
 }
 
-impl<F: TableFamily> KernelSlots<F> {
-    /// Where the roll of a set is, behind all sets.
+impl<F: TableFamily> Rolls for KernelSlots<F> {
+    type Roll = KernelWord;
+
+    // Behind all sets.
     #[inline(always)]
-    fn roll_at(self, index: u32) -> Option<*mut u64> {
+    fn roll_at(self, index: u32) -> Option<KernelWord> {
         let words = (F::SLOT_WORDS * layout::SET_SLOTS) as u32;
         let set = self.set(self.mask() + 1 + index / words)?;
-        Some(set.word((index % words) as usize))
+        Some(KernelWord(set.word((index % words) as usize)))
     }
 }
 
-impl<F: TableFamily> Rolls for KernelSlots<F> {
+/// A word of a map value.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelWord(*mut u64);
+
+impl WordRef for KernelWord {
     #[inline(always)]
-    fn roll(self, index: u32) -> u64 {
-        // SAFETY: a live map value, and an index that is masked to its length.
-        self.roll_at(index).map_or(0, |roll| unsafe { roll.read_volatile() })
+    fn load(self) -> u64 {
+        // SAFETY: it lies in a live map value.
+        unsafe { self.0.read_volatile() }
     }
 
     #[inline(always)]
-    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
-        self.roll_at(index)
-            .map_or(0, |roll| kernel::compare_and_swap(roll, old, new))
+    fn cas(self, old: u64, new: u64) -> u64 {
+        kernel::compare_and_swap(self.0, old, new)
     }
 }
 

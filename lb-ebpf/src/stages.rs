@@ -29,7 +29,7 @@ static STAGES: ProgramArray<{ layout::stage::PROGRAMS.len() }> = ProgramArray::n
 static STAGES_XDP: ProgramArray<{ layout::stage::XDP_PROGRAMS.len() }> = ProgramArray::new();
 
 /// Words of the room of either family: a [`Handover`]'s, then a [`Work`].
-const WORK_WORDS: usize = 84;
+const WORK_WORDS: usize = 93;
 /// Words of a hand-over.
 const HANDOVER_WORDS: usize = 4;
 const _: () = assert!(size_of::<Work<V6>>() <= (WORK_WORDS - HANDOVER_WORDS) * 8);

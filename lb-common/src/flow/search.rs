@@ -11,7 +11,7 @@ use crate::flow::slot::{self, Entry, Key, Place, Rewrite, Seen};
 use crate::flow::state::{Control, GONE, LIVE};
 use crate::flow::table::{self, Spot, TRIES};
 use crate::layout::SET_SLOTS;
-use crate::slots::{afresh, candidates, probe};
+use crate::slots::{afresh, candidates, home, probe};
 
 /// Kind of a look-up's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,23 +38,15 @@ impl Found {
 }
 
 /// Finds `key` and reads its entry's rewrite and place, in one pass; `hash` is the key's hash under the table's seed.
-/// [`Found::Busy`]: a slot was changing. Of a key that may well stand nowhere (`doubtful`), the roll is asked first: it is more often at hand than a
-/// set, and a processor that guesses right asks for both at once.
+/// [`Found::Busy`]: a slot was changing.
 #[inline(always)]
 pub fn find<F: TableFamily, T: Tables>(
     tables: &T,
     key: &Key<F>,
     hash: u64,
-    doubtful: bool,
 ) -> (Found, Control, Option<(Rewrite<F>, Place)>) {
     let table = tables.flows::<F>();
     let sets = candidates(hash, table.mask());
-    if doubtful {
-        let roll = Roll::from_word(table.roll(sets[0]));
-        if roll.matches(hash) == 0 && roll.spilled() == 0 {
-            return (Found::Nothing, Control::nothing(0), None);
-        }
-    }
     for (i, index) in sets.into_iter().enumerate() {
         if i != 0 && Roll::from_word(table.roll(sets[0])).spilled() == 0 {
             break;
@@ -72,6 +64,14 @@ pub fn find<F: TableFamily, T: Tables>(
         }
     }
     (Found::Nothing, Control::nothing(0), None)
+}
+
+/// False where no entry stands under a key of this hash: its roll tells, which is more often at hand than a set.
+#[inline(always)]
+pub fn may_stand<F: TableFamily, T: Tables>(tables: &T, hash: u64) -> bool {
+    let table = tables.flows::<F>();
+    let roll = Roll::from_word(table.roll(home(hash, table.mask())));
+    roll.matches(hash) != 0 || roll.spilled() != 0
 }
 
 /// Finds the key of `entry` and completes the entry; for the later stages.

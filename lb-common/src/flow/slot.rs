@@ -369,9 +369,8 @@ pub fn decode_into<F: Family, T: SetRef>(set: &T, base: usize, version: u64, ent
 }
 
 /// Writes everything but the control word under `version`; the caller has taken the slot.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn write<F: Family, T: SetRef>(set: &T, base: usize, version: u64, entry: &Entry<F>) {
-    let set = *set;
+#[inline(always)]
+pub fn write<F: Family, T: SetRef>(set: T, base: usize, version: u64, entry: &Entry<F>) {
     for i in 0..F::SIDE_WORDS {
         set.store(base + Words::SRC + i, version | F::side_word(entry.key.src, i));
         set.store(base + Words::dst::<F>() + i, version | F::side_word(entry.key.dst, i));

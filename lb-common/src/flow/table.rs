@@ -22,7 +22,7 @@
 //!
 //! What only the slow stage calls is not inlined for the kernel: its stack frame comes and goes with the call.
 
-use crate::access::{Rolls, SetRef, Slots, TableFamily, Tables};
+use crate::access::{Rolls, SetRef, Slots, TableFamily, Tables, WordRef as _};
 use crate::family::Family;
 use crate::flow::roll::Roll;
 use crate::flow::search::{self, Found, seek_twin};
@@ -99,9 +99,15 @@ impl Spot {
     /// Aims at a key: it is looked for or entered next.
     #[inline(always)]
     pub fn aim<F: TableFamily, T: Tables>(&mut self, tables: &T, key: &Key<F>) {
+        self.aim_by(hash(tables, key));
+    }
+
+    /// [`Spot::aim`] at the key of a hash.
+    #[inline(always)]
+    pub const fn aim_by(&mut self, hash: u64) {
         self.found = Found::Nothing;
         self.taken = false;
-        self.hash = hash(tables, key);
+        self.hash = hash;
     }
 
     /// Index of the key's first set.
@@ -233,7 +239,10 @@ pub fn claim_at_home<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, spot: 
     debug_assert_eq!(hash, self::hash(tables, key), "a spot of another key");
     let table = tables.flows::<F>();
     let [first, second] = candidates(hash, table.mask());
-    let roll = Roll::from_word(table.roll(first));
+    let Some(word) = table.roll_at(first) else {
+        return Claimed::Full;
+    };
+    let roll = Roll::from_word(word.load());
     let mut found = search::look::<F, T>(tables, first, roll, key, spot, stays);
     if found == Found::Nothing && roll.spilled() != 0 {
         let roll = latest_roll(table, second);
@@ -247,11 +256,33 @@ pub fn claim_at_home<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, spot: 
         return Claimed::Crowded;
     }
     let taken = roll.take(slot, hash);
-    if table.cas_roll(first, roll.word(), taken.word()) != roll.word() {
+    if word.cas(roll.word(), taken.word()) != roll.word() {
         return Claimed::Again;
     }
     *spot = Spot::taken(first, hash, slot * F::SLOT_WORDS, taken.version());
     Claimed::Slot
+}
+
+/// [`claim_at_home`] where it is plain that the key stands nowhere and that its first set has room, without a function call; false where it is not, and
+/// nothing is taken.
+#[inline(always)]
+pub fn take_at_home<F: TableFamily, T: Tables>(tables: &T, spot: &mut Spot) -> bool {
+    let (table, hash) = (tables.flows::<F>(), spot.hash);
+    let home = spot.home::<F, T>(tables);
+    let Some(word) = table.roll_at(home) else {
+        return false;
+    };
+    let roll = Roll::from_word(word.load());
+    let slot = roll.vacant(hash);
+    if slot == SET_SLOTS || roll.matches(hash) != 0 || roll.spilled() != 0 {
+        return false;
+    }
+    let taken = roll.take(slot, hash);
+    if word.cas(roll.word(), taken.word()) != roll.word() {
+        return false;
+    }
+    *spot = Spot::taken(home, hash, slot * F::SLOT_WORDS, taken.version());
+    true
 }
 
 /// Leaves a slot that was taken and in which nothing was published.
@@ -268,7 +299,7 @@ pub fn publish<F: TableFamily, T: Tables>(tables: &T, entry: &Entry<F>, flow_sta
         return;
     };
     let (base, version) = (spot.base as usize, spot.control.version);
-    slot::write(&set, base, version, entry);
+    slot::write(set, base, version, entry);
     spot.control = Control {
         version,
         state: flow_state,

@@ -6,7 +6,7 @@
 
 use super::gate::{addressed, is_for_us, limited, opens, refusal, refuse_with, seems_first};
 use super::{Decided, Hook, Stage, Step, Task, Work};
-use crate::access::{Packet, Route, TableFamily, Tables};
+use crate::access::{Packet, Route, RouteKind, TableFamily, Tables};
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{Place, Rewrite, Seen, Way};
 use crate::flow::state::{self, DATAGRAM, LIVE, REPLY_HALF};
@@ -23,6 +23,9 @@ pub const PORT_TRIES: u32 = 8;
 
 /// How many ports of flows that are over are freed, beside those that are tried.
 const FREED_PORTS: u32 = 2;
+
+/// How often a slot is asked for.
+const PASSES: u32 = 1 + PORT_TRIES + FREED_PORTS;
 
 /// Distance between the ports that are tried: a prime above every range, so that no walk meets a port twice.
 const PORT_STEP: u32 = 65_537;
@@ -52,7 +55,7 @@ pub fn begin<F: TableFamily, P: Packet, T: Tables>(
         return Step::next(Stage::Enter);
     }
     let (key, tcp_flags) = (&work.entry.key, work.ports.tcp_flags);
-    if seems_first::<F, T>(tables, key.src.addr, key.protocol, tcp_flags) {
+    if seems_first::<F, T>(tables, key.src.addr, key.protocol, tcp_flags, tables.firsts()) {
         work.spots[0].aim(tables, &work.entry.key);
         if search::scan(tables, &work.entry.key, &mut work.spots[0]) != Found::Nothing {
             return Step::next(Stage::Note);
@@ -70,8 +73,10 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         entry,
         flow_state,
         task,
+        route: way_out,
         ..
     } = work;
+    way_out.kind = RouteKind::None;
     let (header, protocol, tcp_flags) = (&*header, entry.key.protocol, ports.tcp_flags);
     let flags = tables.config(config::FLAGS);
     let (value, reason) = select::frontend::<F, T>(tables, &entry.key.dst, protocol);
@@ -136,22 +141,27 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
     }
     let into_pod = !P::EARLY && places.forward_way == Way::Pod;
     if into_pod || places.source == NewSource::Node {
-        let (sides, length) = (&entry.rewrite, forward::whole_length(packet, header));
-        let route = tables.recent_route::<F>(packet.ifindex(), sides.src.addr, sides.dst.addr, length);
+        let length = forward::whole_length(packet, header);
+        tables.first_route::<F>(packet.ifindex(), length, &entry.rewrite, way_out);
+        let route = &*way_out;
         if into_pod {
-            if !forward::leads_to_pod(tables, &route) {
+            if !forward::leads_to_pod(tables, route) {
                 // Behind a bridge, perhaps, or without a hook: the stack's.
                 entry.place.way = Way::Stack as u8;
             }
         } else {
-            let exit = forward::via(packet, header, &route);
+            let exit = forward::via(packet, header, route);
             if !exit.leaves {
                 return limited(tables, header, tcp_flags, exit.verdict);
             }
-            entry.rewrite.src.addr = snat_address::<F, T>(tables, &route);
+            entry.rewrite.src.addr = snat_address::<F, T>(tables, route);
             if entry.rewrite.src.addr == F::Addr::default() {
                 return Verdict::drop(Reason::NoRoute);
             }
+        }
+        if !route.settled {
+            // It is asked for once more, by the packet as it leaves.
+            way_out.kind = RouteKind::None;
         }
     }
     *flow_state = first_state(protocol, tcp_flags);
@@ -220,7 +230,11 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
     }
     tables.fetch::<F>(work.spots[1].hash);
     tables.fetch::<F>(work.spots[0].hash);
-    let claimed = claim(tables, work, false);
+    let claimed = if table::take_at_home::<F, T>(tables, &mut work.spots[1]) {
+        Claimed::Slot
+    } else {
+        claim(tables, work, false)
+    };
     if claimed == Claimed::Entry {
         // Known, as of a SYN that is sent again, or by now.
         return Step::next(Stage::Note);
@@ -228,14 +242,22 @@ pub fn enter<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Step<
     if claimed != Claimed::Slot {
         return Step::done(Verdict::drop(refusal_of(claimed)));
     }
-    let reason = free_port(tables, work);
-    if reason != Reason::NewFlow {
+    let claimed = if table::take_at_home::<F, T>(tables, &mut work.spots[0]) {
+        Claimed::Slot
+    } else {
+        tables.free_port(work)
+    };
+    if claimed != Claimed::Slot {
         table::unclaim::<F, T>(tables, &mut work.spots[1]);
-        return Step::done(Verdict::drop(reason));
+        return Step::done(Verdict::drop(if claimed == Claimed::Entry {
+            Reason::PortsExhausted
+        } else {
+            refusal_of(claimed)
+        }));
     }
     work.entry.rewrite.src.port = work.reply.key.dst.port;
     table::publish_pair(tables, &work.reply, &work.entry, work.flow_state, &mut work.spots);
-    tables.count(reason);
+    tables.count(Reason::NewFlow);
     Step::next(Stage::Translate)
 }
 
@@ -277,7 +299,7 @@ const fn refusal_of(claimed: Claimed) -> Reason {
 }
 
 /// Takes a slot for the reply half at hand, or for the forward half.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn claim<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, reply: bool) -> Claimed {
     let Work {
         entry,
@@ -312,7 +334,7 @@ fn try_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, i: u32) -
         return false;
     };
     work.reply.key.dst.port = port;
-    work.spots[0].aim(tables, &work.reply.key);
+    work.spots[0].aim_by(work.reply.key.hash(tables.config(config::TABLE_SEED)));
     true
 }
 
@@ -341,21 +363,24 @@ fn tried_port<F: TableFamily, T: Tables>(tables: &T, work: &Work<F>, i: u32) -> 
 }
 
 /// Finds the source port that makes the reply's key unique, beginning with the one that it has, leaves it there, and takes a slot for the reply
-/// half ([`Reason::NewFlow`]; else why there is none). A port whose flow is closed, or of which this flow's reply half alone is left, is taken over,
-/// and what stood there ends whole.
+/// half; [`Claimed::Entry`] where other flows have all that were tried. A port whose flow is closed, or of which this flow's reply half alone is left, is
+/// taken over, and what stood there ends whole. Called through [`Tables::free_port`].
 #[inline(always)]
-fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Reason {
-    let own_port = work.task == Task::PairOwnPort;
+pub fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Claimed {
     let mut tried = 0;
-    for _ in 0..core::hint::black_box(1 + PORT_TRIES + FREED_PORTS) {
+    for _ in 0..PASSES {
+        // As in `afresh`: the places of its parts would stand on the stack.
+        let work = core::hint::black_box(&mut *work);
         match claim(tables, work, true) {
-            Claimed::Slot => return Reason::NewFlow,
+            Claimed::Slot => return Claimed::Slot,
             Claimed::Entry if take_over(tables, work) => continue,
             // The client's own is being taken or left at this moment.
-            refused @ (Claimed::Busy | Claimed::Again | Claimed::Crowded) if tried == 0 && !own_port => {
-                return refusal_of(refused);
+            refused @ (Claimed::Busy | Claimed::Again | Claimed::Crowded)
+                if tried == 0 && work.task != Task::PairOwnPort =>
+            {
+                return refused;
             }
-            refused @ Claimed::Full => return refusal_of(refused),
+            Claimed::Full => return Claimed::Full,
             Claimed::Entry | Claimed::Busy | Claimed::Again | Claimed::Crowded => {}
         }
         tried += 1;
@@ -363,7 +388,7 @@ fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> Reaso
             break;
         }
     }
-    Reason::PortsExhausted
+    Claimed::Entry
 }
 
 /// Frees the flow that has the port which is tried, if it is over, or if its reply half is this flow's and alone.

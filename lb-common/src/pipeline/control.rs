@@ -80,7 +80,7 @@ fn translate_error<F: TableFamily, P: Packet, T: Tables>(
         return Verdict::pass(Reason::OtherHook);
     }
     let way = Way::from_number(entry.place.way);
-    let exit = forward::exit(packet, tables, header, &entry.rewrite, way, hook);
+    let exit = forward::exit(packet, tables, header, &entry.rewrite, way, hook, None);
     if !exit.leaves {
         return if P::EARLY {
             exit.verdict
@@ -135,7 +135,7 @@ pub fn reply_in_place<F: TableFamily, P: Packet, T: Tables>(
         Hook::LO_OUT => Way::Loopback,
         _ => Way::Back,
     };
-    let exit = forward::exit(packet, tables, header, &no_rewrite(header), way, hook);
+    let exit = forward::exit(packet, tables, header, &no_rewrite(header), way, hook, None);
     if exit.leaves {
         forward::finish(packet, header, &exit, Reason::Echo)
     } else {

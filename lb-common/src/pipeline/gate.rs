@@ -36,10 +36,7 @@ pub(super) fn is_for_us<P: Packet, T: Tables>(packet: &P, tables: &T, l3: usize,
     if hook != Hook::UPLINK_IN || l3 == 0 || packet.is_for_host() {
         return true;
     }
-    match (forward::receiver(packet), tables.device(packet.ifindex())) {
-        (Some(receiver), Some(device)) => receiver == device.mac || receiver == device.bridge_mac,
-        _ => false,
-    }
+    forward::receiver(packet).is_some_and(|mac| tables.receives(packet.ifindex(), mac))
 }
 
 /// True when a packet opens a flow, so far as it tells by itself.
@@ -57,23 +54,28 @@ pub(super) fn connects(tcp_flags: u8) -> bool {
 /// Datagrams in a row that were the first of their flows, after which another one is taken for such.
 const MANY_FIRSTS: u64 = 64;
 
-/// True for a packet that is decided on before its flow is looked for: one that asks for a connection, and, where datagrams lately all were the first of
-/// their flows, one that no backend sends. Whoever decides that it begins no flow has to look then.
+/// True for a packet that is decided on before its flow is looked for: one that asks for a connection, and, where the `firsts` datagrams before it all were
+/// the first of their flows, one that no backend sends. Whoever decides that it begins no flow has to look then.
 #[inline(always)]
-pub(super) fn seems_first<F: TableFamily, T: Tables>(tables: &T, src: F::Addr, protocol: u8, tcp_flags: u8) -> bool {
+pub(super) fn seems_first<F: TableFamily, T: Tables>(
+    tables: &T,
+    src: F::Addr,
+    protocol: u8,
+    tcp_flags: u8,
+    firsts: u64,
+) -> bool {
     if protocol == wire::UDP {
-        tables.firsts() >= MANY_FIRSTS && !replies::<F, T>(tables, src)
+        firsts >= MANY_FIRSTS && !replies::<F, T>(tables, src)
     } else {
         connects(tcp_flags)
     }
 }
 
-/// Notes whether a client's datagram was the first of its flow.
+/// Notes whether a client's datagram was the first of its flow, after `firsts` that were.
 #[inline(always)]
-pub(super) fn note_first<T: Tables>(tables: &T, first: bool) {
-    let before = tables.firsts();
-    let count = if first { (before + 1).min(MANY_FIRSTS) } else { 0 };
-    if count != before {
+pub(super) fn note_first<T: Tables>(tables: &T, firsts: u64, first: bool) {
+    let count = if first { (firsts + 1).min(MANY_FIRSTS) } else { 0 };
+    if count != firsts {
         tables.set_firsts(count);
     }
 }

@@ -19,7 +19,7 @@
 //! sure way out, untouched.
 //!
 //! A SYN is most likely a flow's first packet and is decided on before it is looked for: whether it stands, the roll tells where a slot is taken
-//! for it, and no set is waited for. Of a datagram, which may be, the roll is asked before the set.
+//! for it, and no set is waited for. A datagram is, too, where those before it were first.
 //!
 //! Rules: find out that a packet is ours before dropping or answering anything; decide the way out before writing anything;
 //! an established flow costs one flow look-up; every return names a [`Reason`], which the caller counts.
@@ -29,7 +29,7 @@ mod control;
 mod gate;
 mod note;
 
-use crate::access::{Packet, TableFamily, Tables};
+use crate::access::{Packet, Route, RouteKind, TableFamily, Tables};
 use crate::family::Family;
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Key};
@@ -42,7 +42,7 @@ use crate::wire;
 use gate::{begins, note_first, opens, replies, seems_first, straight};
 use note::{serving, translate};
 
-pub use begin::{PORT_TRIES, begin, enter};
+pub use begin::{PORT_TRIES, begin, enter, free_port};
 pub use control::{control, reply_in_place};
 pub use note::{note, translate_known};
 
@@ -142,6 +142,8 @@ pub struct Work<F: Family> {
     pub flow_state: u16,
     /// For [`enter`]: what is to be entered.
     pub task: Task,
+    /// For [`translate_known`]: the way out, where [`begin()`] found it.
+    pub route: Route<F::Addr>,
 }
 
 /// What [`enter`] has to do.
@@ -167,6 +169,7 @@ impl<F: Family> Work<F> {
             spots: [Spot::none(Found::Nothing); 3],
             flow_state: 0,
             task: Task::Pair,
+            route: Route::without(RouteKind::None),
         }
     }
 }
@@ -237,7 +240,10 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     let Some(ports) = parse::ports(packet, header.l4, header.protocol) else {
         return Step::done(Verdict::pass(Reason::NotParsed));
     };
-    if begins && seems_first::<F, T>(tables, header.src, header.protocol, ports.tcp_flags) {
+    // May well be a flow's first.
+    let datagram = begins && header.protocol == wire::UDP;
+    let firsts = if datagram { tables.firsts() } else { 0 };
+    if begins && seems_first::<F, T>(tables, header.src, header.protocol, ports.tcp_flags, firsts) {
         return Step::next(Stage::Begin);
     }
     let key = Key {
@@ -246,14 +252,12 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
         protocol: header.protocol,
     };
     let hash = key.hash(tables.config(config::TABLE_SEED));
-    // May well be a flow's first.
-    let datagram = begins && header.protocol == wire::UDP;
-    let (found, control, read) = search::find::<F, T>(tables, &key, hash, datagram);
+    let (found, control, read) = search::find::<F, T>(tables, &key, hash);
     let Some((rewrite, place)) = read else {
         return match found {
             Found::Nothing if begins => {
                 if datagram {
-                    note_first(tables, true);
+                    note_first(tables, firsts, true);
                 }
                 Step::next(Stage::Begin)
             }
@@ -271,7 +275,7 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     let entry = Entry { key, rewrite, place };
     let reply = control.state & REPLY_HALF != 0;
     if datagram && !reply {
-        note_first(tables, false);
+        note_first(tables, firsts, false);
     }
     if entry.place.hooks & HOOK == 0 {
         let lift = HOOK == Hook::POD_IN && tables.config(config::FLAGS) & config::FLAG_BRIDGES != 0;
@@ -288,12 +292,13 @@ pub fn fast<F: TableFamily, P: Packet, T: Tables, const HOOK: u8>(
     if !unremarkable {
         return Step::next(Stage::Note);
     }
-    Step::done(translate(packet, tables, &header, ports, &entry, reply, HOOK))
+    Step::done(translate(packet, tables, &header, ports, &entry, reply, HOOK, None))
 }
 
 /// True when an answer to this packet may meet an entry.
 #[inline(always)]
 fn meets_reply<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>) -> bool {
     let answer = key.answer();
-    search::find::<F, T>(tables, &answer, answer.hash(tables.config(config::TABLE_SEED)), true).0 != Found::Nothing
+    let hash = answer.hash(tables.config(config::TABLE_SEED));
+    search::may_stand::<F, T>(tables, hash) && search::find::<F, T>(tables, &answer, hash).0 != Found::Nothing
 }

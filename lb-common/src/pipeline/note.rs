@@ -2,7 +2,7 @@
 
 use super::gate::{addressed, begins, limited, note_first, opens, straight};
 use super::{Decided, Hook, Stage, Step, Task, Work};
-use crate::access::{Packet, TableFamily, Tables};
+use crate::access::{Packet, Route, RouteKind, TableFamily, Tables};
 use crate::flow::search::{self, Found};
 use crate::flow::slot::{Entry, Way};
 use crate::flow::state::{self, DATAGRAM, ESTABLISHED, REPLIED, REPLY_HALF, SETTLED};
@@ -28,15 +28,19 @@ pub fn note<F: TableFamily, P: Packet, T: Tables>(
     }
     let spot = search::complete(tables, &mut work.entry);
     if spot.found == Found::Entry && spot.control.state & (DATAGRAM | REPLY_HALF) == DATAGRAM {
-        note_first(tables, false);
+        note_first(tables, tables.firsts(), false);
     }
     match spot.found {
         Found::Entry => match standing(tables, work, &spot, hook) {
             Standing::Healthy => {
                 work.flow_state = spot.control.state;
+                work.route.kind = RouteKind::None;
                 return Step::next(Stage::Translate);
             }
-            Standing::TwinLost => return Step::next(Stage::Enter),
+            Standing::TwinLost => {
+                work.route.kind = RouteKind::None;
+                return Step::next(Stage::Enter);
+            }
             Standing::Elsewhere => return Step::done(elsewhere(packet, tables, &work.header, &work.entry, hook)),
             Standing::Over => {
                 table::free_twin(tables, &work.entry, &mut work.spare, &mut work.spots[0]);
@@ -118,7 +122,10 @@ fn standing<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, spot: &Sp
 /// True while a backend reference is current and serving.
 #[inline(always)]
 pub(super) fn serving<T: Tables>(tables: &T, reference: u64) -> bool {
-    let control = BackendControl::from_word(tables.backend(reference as u32, 0));
+    let Some([control, ..]) = tables.backend(reference as u32) else {
+        return false;
+    };
+    let control = BackendControl::from_word(control);
     control.generation == (reference >> 32) as u16 && control.state & BACKEND_SERVING != 0
 }
 
@@ -158,11 +165,25 @@ pub fn translate_known<F: TableFamily, P: Packet, T: Tables>(
     hook: u8,
 ) -> Decided<F> {
     let reply = work.flow_state & REPLY_HALF != 0;
-    translate(packet, tables, &work.header, work.ports, &work.entry, reply, hook)
+    let route = (work.route.kind == RouteKind::Via).then_some(&work.route);
+    translate(
+        packet,
+        tables,
+        &work.header,
+        work.ports,
+        &work.entry,
+        reply,
+        hook,
+        route,
+    )
 }
 
-/// Rewrites a packet by its flow entry and sends it on.
+/// Rewrites a packet by its flow entry and sends it on, by the way out that is known already or is looked up.
 #[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a hook's whole knowledge of a packet; a struct of it would stand on the stack"
+)]
 pub(super) fn translate<F: TableFamily, P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
@@ -171,9 +192,10 @@ pub(super) fn translate<F: TableFamily, P: Packet, T: Tables>(
     entry: &Entry<F>,
     reply: bool,
     hook: u8,
+    route: Option<&Route<F::Addr>>,
 ) -> Decided<F> {
     let way = Way::from_number(entry.place.way);
-    let exit = forward::exit(packet, tables, header, &entry.rewrite, way, hook);
+    let exit = forward::exit(packet, tables, header, &entry.rewrite, way, hook, route);
     if !exit.leaves {
         return limited(tables, header, ports.tcp_flags, exit.verdict);
     }

@@ -85,7 +85,7 @@ pub fn mark<T: Tables>(tables: &T, ifindex: u32) -> u32 {
     tables.config(config::TABLE_SEED) as u32 ^ ifindex
 }
 
-/// Decides how a packet that becomes `rewrite` leaves a hook. One that leaves must be rewritten or dropped.
+/// Decides how a packet that becomes `rewrite` leaves a hook; by `known`, where that is its way out. One that leaves must be rewritten or dropped.
 #[inline(always)]
 pub fn exit<F: TableFamily, P: Packet, T: Tables>(
     packet: &mut P,
@@ -94,6 +94,7 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
     rewrite: &Rewrite<F>,
     way: Way,
     hook: u8,
+    known: Option<&Route<F::Addr>>,
 ) -> Exit<F> {
     match way {
         Way::Stack if P::EARLY => match packet.mark(mark(tables, packet.ifindex())) {
@@ -117,8 +118,12 @@ pub fn exit<F: TableFamily, P: Packet, T: Tables>(
         ),
         Way::Loopback => loopback(tables, header),
         Way::Route | Way::Pod => {
-            let length = wire_length(packet, header);
-            let route = tables.recent_route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length);
+            let route = if let Some(route) = known {
+                *route
+            } else {
+                let length = wire_length(packet, header);
+                tables.recent_route::<F>(packet.ifindex(), rewrite.src.addr, rewrite.dst.addr, length)
+            };
             if !P::EARLY && route.kind == RouteKind::TooBig && may_be_cut(packet, header) {
                 loopback(tables, header)
             } else {

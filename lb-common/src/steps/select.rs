@@ -11,10 +11,10 @@ use crate::flow::Key;
 use crate::frontend;
 use crate::hash;
 use crate::layout::{
-    AffinityKey, AffinityValue, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BLOCK_EXTERNAL_DROP, BLOCK_EXTERNAL_LOCAL,
-    BLOCK_HEADER_WORDS, BLOCK_INSIDE_DROP, BLOCK_INSIDE_LOCAL, BLOCK_INTERNAL_DROP, BLOCK_INTERNAL_LOCAL, BLOCK_RANGES,
-    BackendControl, FRONTEND_CLUSTER, FRONTEND_NODE, FRONTEND_RANGES, FRONTEND_REFUSE, FrontendValue, Run, ServiceWord,
-    backend_ref, block, config,
+    AffinityKey, AffinityValue, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_WORDS, BLOCK_EXTERNAL_DROP,
+    BLOCK_EXTERNAL_LOCAL, BLOCK_HEADER_WORDS, BLOCK_INSIDE_DROP, BLOCK_INSIDE_LOCAL, BLOCK_INTERNAL_DROP,
+    BLOCK_INTERNAL_LOCAL, BLOCK_RANGES, BackendControl, FRONTEND_CLUSTER, FRONTEND_NODE, FRONTEND_RANGES,
+    FRONTEND_REFUSE, FrontendValue, Run, ServiceWord, backend_ref, block, config,
 };
 use crate::verdict::Reason;
 
@@ -148,7 +148,10 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     let Some(word) = ServiceWord::from_word(tables.service(id)) else {
         return Err(Reason::NoService);
     };
-    let owner = tables.arena(word.offset.wrapping_add(block::OWNER));
+    let Some(header) = tables.block(word.offset) else {
+        return Err(Reason::TablesChanged);
+    };
+    let owner = header(block::OWNER);
     if owner as u32 != id || (owner >> 32) as u16 != word.generation {
         return Err(Reason::TablesChanged);
     }
@@ -163,7 +166,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     } else {
         (block::EXTERNAL, BLOCK_EXTERNAL_DROP, BLOCK_EXTERNAL_LOCAL)
     };
-    let run = Run::from_word(tables.arena(word.offset.wrapping_add(run_word)));
+    let run = Run::from_word(header(run_word));
     if run.length == 0 {
         return Err(if flags & drop_flag != 0 {
             Reason::NoLocalEndpoints
@@ -176,7 +179,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     } else {
         BACKEND_IN_CLUSTER
     };
-    let affinity = tables.arena(word.offset.wrapping_add(block::AFFINITY)) as u32;
+    let affinity = header(block::AFFINITY) as u32;
     let key = AffinityKey {
         client: F::to_words(client.addr),
         service: id as u64,
@@ -191,7 +194,10 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
     let index = run.offset.wrapping_add(hash::scale(h, run.length));
     let pair = tables.arena(word.offset.wrapping_add(BLOCK_HEADER_WORDS + (index >> 1)));
     let backend_id = (pair >> ((index & 1) * 32)) as u32;
-    let control = BackendControl::from_word(tables.backend(backend_id, 0));
+    let Some(record) = tables.backend(backend_id) else {
+        return Err(Reason::TablesChanged);
+    };
+    let control = BackendControl::from_word(record[0]);
     if control.service != id {
         return Err(Reason::TablesChanged);
     }
@@ -205,11 +211,7 @@ fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Res
             },
         );
     }
-    Ok(keeping_port(
-        read(tables, backend_id, reference, id),
-        flags,
-        value.flags,
-    ))
+    Ok(keeping_port(read(record, reference, id), flags, value.flags))
 }
 
 /// A backend with [`KEEPS_PORT`] where it applies: the block is of external policy Local, the frontend no ClusterIP.
@@ -239,7 +241,8 @@ fn remembered<F: TableFamily, T: Tables>(
         return None;
     }
     let id = value.backend as u32;
-    let control = BackendControl::from_word(tables.backend(id, 0));
+    let record = tables.backend(id)?;
+    let control = BackendControl::from_word(record[0]);
     let current = backend_ref(id, control.generation) == value.backend && control.service == service;
     if !current || control.state & in_set == 0 {
         return None;
@@ -251,17 +254,16 @@ fn remembered<F: TableFamily, T: Tables>(
             ..value
         },
     );
-    Some(read(tables, id, value.backend, service))
+    Some(read(record, value.backend, service))
 }
 
 /// Reads address, port and flags of a backend.
 #[inline(always)]
-fn read<F: TableFamily, T: Tables>(tables: &T, id: u32, reference: u64, service: u32) -> Backend<F> {
-    let addr = F::from_words([tables.backend(id, 1), tables.backend(id, 2)]);
-    let last = tables.backend(id, 3);
+fn read<F: TableFamily>(record: [u64; BACKEND_WORDS], reference: u64, service: u32) -> Backend<F> {
+    let [_, address @ .., last] = record;
     Backend {
         side: Side {
-            addr,
+            addr: F::from_words(address),
             port: last as u16,
         },
         reference,

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::tables::{HostTables, Lookup, load, store};
-use crate::access::{Rolls, SetRef, Slots};
+use crate::access::{Rolls, SetRef, Slots, WordRef};
 
 /// A table of sets.
 #[derive(Clone, Copy, Debug)]
@@ -33,21 +33,30 @@ impl<'a> Slots for HostSlots<'a> {
     }
 }
 
-impl HostSlots<'_> {
-    /// Rolls stand behind all sets.
-    fn roll_at(self, index: u32) -> usize {
-        (self.mask as usize + 1) * self.set_words + index as usize
+impl<'a> Rolls for HostSlots<'a> {
+    type Roll = HostWord<'a>;
+
+    // Rolls stand behind all sets.
+    fn roll_at(self, index: u32) -> Option<HostWord<'a>> {
+        self.tables.look(Lookup::Rolls);
+        let at = (self.mask as usize + 1) * self.set_words + index as usize;
+        self.words.get(at).map(HostWord)
     }
 }
 
-impl Rolls for HostSlots<'_> {
-    fn roll(self, index: u32) -> u64 {
-        self.tables.look(Lookup::Rolls);
-        load(self.words, self.roll_at(index))
+/// One word.
+#[derive(Clone, Copy, Debug)]
+pub struct HostWord<'a>(&'a AtomicU64);
+
+impl WordRef for HostWord<'_> {
+    fn load(self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 
-    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
-        HostSet { words: self.words }.cas(self.roll_at(index), old, new)
+    fn cas(self, old: u64, new: u64) -> u64 {
+        self.0
+            .compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed)
+            .unwrap_or_else(|found| found)
     }
 }
 
@@ -67,9 +76,6 @@ impl SetRef for HostSet<'_> {
     }
 
     fn cas(self, word: usize, old: u64, new: u64) -> u64 {
-        self.words.get(word).map_or(0, |word| {
-            word.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed)
-                .unwrap_or_else(|found| found)
-        })
+        self.words.get(word).map_or(0, |word| HostWord(word).cas(old, new))
     }
 }

@@ -32,9 +32,9 @@ pub enum Lookup {
     Config,
     /// A service word.
     Service,
-    /// An arena word.
+    /// An arena word, or the header of a block there.
     Arena,
-    /// A word of a backend.
+    /// A backend.
     Backend,
     /// A word of a bit-set.
     Bits,
@@ -333,9 +333,16 @@ impl<'a> Tables for &'a HostTables {
         load(&self.arena, index as usize)
     }
 
-    fn backend(&self, id: u32, word: usize) -> u64 {
+    fn block(&self, offset: u32) -> Option<impl Fn(u32) -> u64 + Copy> {
+        self.look(Lookup::Arena);
+        Some(move |word| load(&self.arena, offset.wrapping_add(word) as usize))
+    }
+
+    fn backend(&self, id: u32) -> Option<[u64; BACKEND_WORDS]> {
         self.look(Lookup::Backend);
-        load(&self.backends, id as usize * BACKEND_WORDS + word % BACKEND_WORDS)
+        Some(core::array::from_fn(|word| {
+            load(&self.backends, id as usize * BACKEND_WORDS + word)
+        }))
     }
 
     fn forward_bits(&self, word: u32) -> u64 {
@@ -394,7 +401,7 @@ impl<'a> Tables for &'a HostTables {
         lock(&self.fragments[usize::from(F::V6)]).insert((key.src, key.dst, key.id), ports);
     }
 
-    fn route<F: TableFamily>(&self, _ifindex: u32, _saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr> {
+    fn route<F: TableFamily>(&self, _ifindex: u32, saddr: F::Addr, daddr: F::Addr, length: u16) -> Route<F::Addr> {
         self.look(Lookup::Route);
         let routes = lock(&self.routes);
         let own = routes.get(&(F::V6, F::to_words(daddr)));
@@ -417,6 +424,7 @@ impl<'a> Tables for &'a HostTables {
             source: F::from_words(route.source),
             mtu: 0,
             macs: route.macs,
+            settled: length != 0 && (saddr != F::Addr::default() || route.source != [0; 2]),
         }
     }
 

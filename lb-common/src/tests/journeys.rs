@@ -471,6 +471,34 @@ fn a_packet_of_an_established_flow_costs_one_look_up_in_the_flow_table_and_none_
 }
 
 #[test]
+fn the_way_out_of_a_flows_first_packet_is_asked_for_once_where_it_is_settled() {
+    each_family(|node| {
+        let mut ports = PORT..;
+        let mut asked = |source: Option<IpAddr>, is_free: bool| {
+            node.route(None, UPLINK, node.at.gateway(), source, 1500);
+            let from = (node.at.client(), ports.next().expect("a port"));
+            let packet = packet(TCP, from, (node.at.lb(), REMOTE), "S", b"");
+            let packet = if is_free && !node.v6 {
+                packet.may_fragment()
+            } else {
+                packet
+            };
+            let sent = node.send(Hook::UPLINK_IN, &packet);
+            sent.expect(Action::Neighbour, Reason::Forward);
+            sent.lookups.of(Lookup::Route)
+        };
+        let preferred = node.at.node();
+        assert_eq!(asked(Some(preferred), false), 1);
+        assert_eq!(asked(None, false), 2, "the source is chosen by us");
+        assert_eq!(
+            asked(Some(preferred), true),
+            if node.v6 { 1 } else { 2 },
+            "its length is no matter at first"
+        );
+    });
+}
+
+#[test]
 fn traffic_that_is_no_services_costs_three_bits_at_most_and_no_look_up() {
     each_family(|node| {
         for (hook, bits) in [

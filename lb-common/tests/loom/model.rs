@@ -5,12 +5,12 @@
 //! (Documentation/atomic_t.txt). loom treats such accesses as acquire and release only, so a fence stands behind them, which
 //! loom does order. One that fails orders nothing.
 
-use lb_common::access::{Rolls, Route, RouteKind, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Rolls, Route, RouteKind, SetRef, Slots, TableFamily, Tables, WordRef};
 use lb_common::family::{Family, V4};
 use lb_common::flow::roll::Roll;
 use lb_common::flow::slot::{self, Entry, Key, Place, Rewrite};
 use lb_common::flow::state::{Control, FREE, GONE, LIVE, PHASE};
-use lb_common::layout::{AffinityKey, AffinityValue, Device, FragmentKey, SET_SLOTS, config};
+use lb_common::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey, SET_SLOTS, config};
 use lb_common::slots::home;
 use lb_common::testing::{Entered, enter_pair, side};
 use lb_common::verdict::Reason;
@@ -54,7 +54,20 @@ impl SetRef for Set<'_> {
     }
 
     fn cas(self, word: usize, old: u64, new: u64) -> u64 {
-        match self.0[word].compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+        Word(&self.0[word]).cas(old, new)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Word<'a>(&'a AtomicU64);
+
+impl WordRef for Word<'_> {
+    fn load(self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn cas(self, old: u64, new: u64) -> u64 {
+        match self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(found) => {
                 fence(Ordering::SeqCst);
                 found
@@ -67,13 +80,11 @@ impl SetRef for Set<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Table<'a>(&'a Model);
 
-impl Rolls for Table<'_> {
-    fn roll(self, index: u32) -> u64 {
-        Set(&self.0.words).load(SETS * SET_WORDS + index as usize)
-    }
+impl<'a> Rolls for Table<'a> {
+    type Roll = Word<'a>;
 
-    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
-        Set(&self.0.words).cas(SETS * SET_WORDS + index as usize, old, new)
+    fn roll_at(self, index: u32) -> Option<Word<'a>> {
+        self.0.words.get(SETS * SET_WORDS + index as usize).map(Word)
     }
 }
 
@@ -121,8 +132,11 @@ impl<'a> Tables for &'a Model {
     fn arena(&self, _index: u32) -> u64 {
         0
     }
-    fn backend(&self, _id: u32, _word: usize) -> u64 {
-        0
+    fn block(&self, _offset: u32) -> Option<impl Fn(u32) -> u64 + Copy> {
+        None::<fn(u32) -> u64>
+    }
+    fn backend(&self, _id: u32) -> Option<[u64; BACKEND_WORDS]> {
+        None
     }
     fn forward_bits(&self, _word: u32) -> u64 {
         0

@@ -14,7 +14,7 @@ use crate::model::{LONG_AGO, Model, NOW, Prepared, explore, flow};
 
 fn find(model: &Model, key: &Key<V4>) -> (Found, Option<Entry<V4>>) {
     let hash = key.hash(model.config(config::TABLE_SEED));
-    let (found, _, read) = search::find::<V4, _>(&model, key, hash, false);
+    let (found, _, read) = search::find::<V4, _>(&model, key, hash);
     let entry = read.map(|(rewrite, place)| Entry {
         key: *key,
         rewrite,

@@ -1,9 +1,10 @@
 //! The tables as the packet pipeline asks for them ([`lb_common::access`]): views of [`Words`] as sets of slots and their rolls, for
 //! the sweep of the real flow tables too, and [`HostTables`], which lets the pipeline run in a test on what the plan wrote.
 
+use std::array;
 use std::net::IpAddr;
 
-use lb_common::access::{Rolls, Route, SetRef, Slots, TableFamily, Tables};
+use lb_common::access::{Rolls, Route, SetRef, Slots, TableFamily, Tables, WordRef};
 use lb_common::family::Family;
 use lb_common::flow::roll;
 use lb_common::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey, SET_SLOTS};
@@ -75,15 +76,28 @@ impl<'a> Slots for WordSlots<'a> {
     }
 }
 
-impl Rolls for WordSlots<'_> {
+impl<'a> Rolls for WordSlots<'a> {
+    type Roll = Word<'a>;
+
     #[inline]
-    fn roll(self, index: u32) -> u64 {
-        self.rolls.load(index as usize)
+    fn roll_at(self, index: u32) -> Option<Word<'a>> {
+        self.rolls.part(index as usize, 1).map(Word)
+    }
+}
+
+/// One word of a [`WordSlots`].
+#[derive(Clone, Copy, Debug)]
+pub struct Word<'a>(Row<'a>);
+
+impl WordRef for Word<'_> {
+    #[inline]
+    fn load(self) -> u64 {
+        self.0.load(0)
     }
 
     #[inline]
-    fn cas_roll(self, index: u32, old: u64, new: u64) -> u64 {
-        self.rolls.cas(index as usize, old, new)
+    fn cas(self, old: u64, new: u64) -> u64 {
+        self.0.cas(0, old, new)
     }
 }
 
@@ -167,8 +181,13 @@ impl<'a, S: Surroundings> Tables for HostTables<'a, S> {
         self.word(Table::Arena, index as usize)
     }
 
-    fn backend(&self, id: u32, word: usize) -> u64 {
-        self.word(Table::Backends, id as usize * BACKEND_WORDS + word % BACKEND_WORDS)
+    fn block(&self, offset: u32) -> Option<impl Fn(u32) -> u64 + Copy> {
+        Some(move |word| self.arena(offset.wrapping_add(word)))
+    }
+
+    fn backend(&self, id: u32) -> Option<[u64; BACKEND_WORDS]> {
+        let at = id as usize * BACKEND_WORDS;
+        Some(array::from_fn(|word| self.word(Table::Backends, at + word)))
     }
 
     fn forward_bits(&self, word: u32) -> u64 {

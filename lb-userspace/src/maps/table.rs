@@ -84,7 +84,8 @@ impl Table {
         match self {
             Self::FrontendsV4 => V4::FRONTEND_WORDS * SET_SLOTS,
             Self::FrontendsV6 => V6::FRONTEND_WORDS * SET_SLOTS,
-            Self::Services | Self::Arena | Self::ForwardBits | Self::ReplyBits | Self::Epoch => 1,
+            Self::Services | Self::ForwardBits | Self::ReplyBits | Self::Epoch => 1,
+            Self::Arena => layout::BLOCK_HEADER_WORDS as usize,
             Self::Backends => layout::BACKEND_WORDS,
             Self::Config => layout::config::WORDS,
             Self::FlowsV4 => V4::SLOT_WORDS * SET_SLOTS,
@@ -97,7 +98,7 @@ impl Table {
         match self {
             Self::FrontendsV4 | Self::FrontendsV6 => layout::FRONTEND_SETS,
             Self::Services => layout::SERVICES,
-            Self::Arena => layout::ARENA_WORDS,
+            Self::Arena => layout::ARENA_WORDS / layout::BLOCK_HEADER_WORDS,
             Self::Backends => layout::BACKENDS,
             Self::Config | Self::Epoch => 1,
             Self::ForwardBits | Self::ReplyBits => layout::BITS_WORDS,

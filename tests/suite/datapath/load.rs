@@ -58,7 +58,7 @@ fn maps_and_what_they_hold_live_on() {
     assert_eq!(services.get(&5, 0).expect("the word"), 4711);
     assert_eq!(
         fs::read_link(site.pins.root().join("layout")).unwrap().to_str(),
-        Some("steerway-layout-4")
+        Some("steerway-layout-5")
     );
 }
 
@@ -177,7 +177,7 @@ fn a_lost_mark_and_another_layout_give_new_maps() {
             "{damage:?} {report:?}"
         );
         assert_ne!(id(&site, "config"), before);
-        assert_eq!(fs::read_link(&mark).unwrap().to_str(), Some("steerway-layout-4"));
+        assert_eq!(fs::read_link(&mark).unwrap().to_str(), Some("steerway-layout-5"));
         assert!(site.load().expect("another load").report.replaced.is_empty());
     }
 }

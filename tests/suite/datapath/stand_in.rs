@@ -35,7 +35,7 @@ const MAPPED: u32 = 0x400;
 /// Name, type, key and value size, entries, flags.
 const MAPS: [(&str, [u32; 5]); 15] = [
     ("affinity_v4", [LRU_HASH, 24, 16, 64, 0]),
-    (map::ARENA, [ARRAY, 4, 8, 64, MAPPED]),
+    (map::ARENA, [ARRAY, 4, 64, 8, MAPPED]),
     (map::BACKENDS, [ARRAY, 4, 32, 64, MAPPED]),
     (map::CONFIG, [ARRAY, 4, 512, 1, MAPPED]),
     (map::DEVICES, [HASH, 4, 40, 64, 0]),
@@ -57,7 +57,7 @@ const MAPS: [(&str, [u32; 5]); 15] = [
 const GLOBALS: [&str; 4] = [map::FLOW_MASK_V4, map::FLOW_MASK_V6, map::CSUM_IPV6, map::FIB_SOURCE];
 
 fn build() -> Vec<u8> {
-    assert_eq!(LAYOUT_VERSION, 4, "the stand-in's maps are those of this layout");
+    assert_eq!(LAYOUT_VERSION, 5, "the stand-in's maps are those of this layout");
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
     let section = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
     object.append_section_data(section, b"GPL\0", 1);

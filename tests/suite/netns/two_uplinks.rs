@@ -8,10 +8,11 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use lb_tests::assert::OnFailure;
 use lb_tests::netns::Netns;
-use lb_tests::traffic::{distribution, udp_distribution};
+use lb_tests::traffic::{distribution, udp_distribution, udp_request};
 use lb_tests::world::{World, WorldBuilder};
 
 use super::scene::{NODE_PORT, PORT, Scene, at, families, web};
@@ -150,4 +151,45 @@ fn a_loose_reverse_path_filter_and_a_firewall_that_drops_invalid_packets_change_
     turn_replies(&scene.world);
     every_way_leads_to_every_backend(&scene, "by the other uplink");
     assert_eq!(scene.world.node(1).invalid_drops(), 0);
+}
+
+#[test]
+fn a_rule_about_the_source_of_translated_packets_decides_on_a_flows_first_packet() {
+    let mut scene = scene(&World::builder().xdp());
+    let _dump = OnFailure::of(&scene.world);
+    scene.put_endpoints(&["pod2-1"]);
+    scene.settle();
+    let (client, node) = (&scene.world.client().ns, scene.world.node(1));
+    for family in families() {
+        // The preferred source of the way to node 2's pods, whose packets a rule sends nowhere; a packet whose source is open has a way.
+        let source = second(1, family.cluster);
+        let version = if source.is_ipv4() { "-4" } else { "-6" };
+        node.ns.ip(&format!("{version} route add blackhole default table 77"));
+        node.ns.ip(&format!("{version} rule add from {source} table 77"));
+        let ways = [node.ip_like(source), source].map(|address| at(address, NODE_PORT));
+        let ask = |to, timeout| udp_request(client, to, None, timeout);
+        for to in ways {
+            // What was found of the way is kept for those that come next.
+            for _ in 0..3 {
+                let reply = ask(to, Duration::from_millis(200));
+                assert!(reply.is_err(), "{to} in spite of the rule: {reply:?}");
+            }
+        }
+        node.ns.ip(&format!("{version} rule del from {source} table 77"));
+        for to in ways {
+            let answers = || ask(to, Duration::from_millis(200)).is_ok();
+            assert!(eventually(answers), "{to} without the rule");
+        }
+    }
+}
+
+/// Whether that comes true in a few seconds.
+fn eventually(is_so: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        if is_so() {
+            return true;
+        }
+    }
+    false
 }

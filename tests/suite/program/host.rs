@@ -64,6 +64,7 @@ impl Surroundings for Still<'_> {
                     to: mac_word(to),
                     from: mac_word(from),
                 }),
+                settled: length != 0,
             },
         }
     }

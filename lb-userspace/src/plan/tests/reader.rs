@@ -100,8 +100,9 @@ fn service<F: TableFamily>(
 ) -> Service {
     let id = value.service;
     let word = ServiceWord::from_word(tables.service(id)).expect("a frontend's service port is published");
+    let header = tables.block(word.offset).expect("the block is in the arena");
     let at = |index: u32| tables.arena(word.offset + index);
-    let owner = at(block::OWNER);
+    let owner = header(block::OWNER);
     assert_eq!(
         (owner as u32, (owner >> 32) as u16),
         (id, word.generation),
@@ -115,7 +116,7 @@ fn service<F: TableFamily>(
         .expect("a published id has a name");
     assert_eq!(key.family == Family::V6, F::V6);
     let of_run = |run: u32, local: u16, drop: u16| {
-        let (run, local) = (Run::from_word(at(run)), flags & local != 0);
+        let (run, local) = (Run::from_word(header(run)), flags & local != 0);
         let ids = (run.offset..run.offset + run.length)
             .map(|index| (at(BLOCK_HEADER_WORDS + index / 2) >> (index % 2 * 32)) as u32);
         let members: BTreeSet<_> = ids.map(|backend| member::<F>(tables, id, backend, local)).collect();
@@ -152,7 +153,7 @@ fn service<F: TableFamily>(
         .filter(|range| range.service == id);
     let found = Service {
         key,
-        affinity_seconds: at(block::AFFINITY) as u32,
+        affinity_seconds: header(block::AFFINITY) as u32,
         ranges: restricted.then(|| ranges.map(|range| range.range).collect()),
         outside,
         inside,
@@ -164,7 +165,8 @@ fn service<F: TableFamily>(
 }
 
 fn member<F: TableFamily>(tables: &Tables<'_>, service: u32, id: u32, local: bool) -> (EndpointAddress, u16) {
-    let control = BackendControl::from_word(tables.backend(id, 0));
+    let record = tables.backend(id).expect("a backend's record");
+    let control = BackendControl::from_word(record[0]);
     let bits = BACKEND_SERVING | if local { BACKEND_IN_LOCAL } else { BACKEND_IN_CLUSTER };
     assert_eq!(
         control.service, service,
@@ -174,7 +176,7 @@ fn member<F: TableFamily>(tables: &Tables<'_>, service: u32, id: u32, local: boo
         control.generation > 0 && control.state & bits == bits,
         "backend {id} is in the set that names it"
     );
-    let (words, last) = ([tables.backend(id, 1), tables.backend(id, 2)], tables.backend(id, 3));
+    let [_, words @ .., last] = record;
     let bit = hash::bit::<F>(F::from_words(words));
     assert!(
         tables.reply_bits(bit / 64) >> (bit % 64) & 1 != 0,
