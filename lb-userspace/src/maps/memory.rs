@@ -33,7 +33,7 @@ impl Default for MemorySizes {
         Self {
             frontend_sets: Table::FrontendsV4.values(),
             services: Table::Services.values(),
-            arena_words: Table::Arena.values(),
+            arena_words: lb_common::layout::ARENA_WORDS,
             backends: Table::Backends.values(),
             flow_sets: FLOW_SETS,
         }
@@ -45,7 +45,7 @@ impl MemorySizes {
         match table {
             Table::FrontendsV4 | Table::FrontendsV6 => self.frontend_sets,
             Table::Services => self.services,
-            Table::Arena => self.arena_words,
+            Table::Arena => self.arena_words / Table::Arena.value_words() as u32,
             Table::Backends => self.backends,
             Table::FlowsV4 | Table::FlowsV6 => table.values_of(self.flow_sets),
             Table::Config | Table::ForwardBits | Table::ReplyBits | Table::Epoch => table.values(),
