@@ -171,6 +171,12 @@ impl<A: Default> Route<A> {
     }
 }
 
+/// What [`Tables::receives`] tells of a device.
+#[inline(always)]
+pub fn is_received(device: Option<Device>, mac: u64) -> bool {
+    device.is_some_and(|device| mac == device.mac || mac == device.bridge_mac)
+}
+
 /// The tables and the kernel, behind one shared reference.
 pub trait Tables: Sized {
     /// Flow table of family `F`.
@@ -286,8 +292,7 @@ pub trait Tables: Sized {
     /// Whether a frame to this MAC address is for this host at a device, being its own or that of its bridge; perhaps as it was up to a second ago.
     #[inline(always)]
     fn receives(&self, ifindex: u32, mac: u64) -> bool {
-        let device = self.device(ifindex);
-        device.is_some_and(|device| mac == device.mac || mac == device.bridge_mac)
+        is_received(self.device(ifindex), mac)
     }
     /// True when a source range of the service port contains the address.
     fn in_ranges<F: TableFamily>(&self, service: u32, addr: F::Addr) -> bool;

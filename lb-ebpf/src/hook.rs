@@ -105,7 +105,7 @@ impl Hooked for Frame {
 
 /// The tables, as a program of this kind of hook sees them.
 #[inline(always)]
-pub(crate) fn tables<H: Hooked>(ctx: &H::Context) -> Option<KernelTables> {
+fn tables<H: Hooked>(ctx: &H::Context) -> Option<KernelTables> {
     KernelTables::of(ctx.as_ptr(), H::EARLY)
 }
 

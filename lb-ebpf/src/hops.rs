@@ -16,7 +16,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use lb_common::access::{Macs, Route, RouteKind, TableFamily};
+use lb_common::access::{Macs, Route, RouteKind, TableFamily, is_received};
 use lb_common::hash;
 use lb_common::layout::Device;
 
@@ -91,11 +91,7 @@ pub(crate) fn route<F: TableFamily>(
     // SAFETY: a per-CPU value; programs on one CPU do not interrupt each other within a hook, and a value torn by a program at
     // another hook fails the comparison with the question that is written last.
     let set = unsafe { &mut *set };
-    let question = Question {
-        src: F::to_words(saddr),
-        dst: F::to_words(daddr),
-        asker: asker::<F>(ifindex),
-    };
+    let question = Question::of::<F>(ifindex, saddr, daddr);
     let mut place = WAYS;
     for (i, hop) in set.iter().enumerate() {
         if hop.is_about::<F>(&question) {
@@ -126,9 +122,8 @@ pub(crate) fn route<F: TableFamily>(
         hop.source = F::to_words(route.source);
         hop.src = question.src;
         hop.dst = question.dst;
-        hop.devices = (question.asker as u64) << 32 | route.ifindex as u64;
         route.settled = saddr != F::Addr::default();
-        hop.devices |= route.settled as u64 * SETTLED;
+        hop.devices = (question.asker as u64) << 32 | (route.settled as u64 * SETTLED) | route.ifindex as u64;
     }
     if early && route.macs.to != 0 && kernel::wants_confirmation(route.macs.to, hz) {
         route.macs = Macs::default();
@@ -150,19 +145,18 @@ pub(crate) fn settle<F: TableFamily>(
         && again.ifindex == answer.ifindex
         && again.next_hop == answer.next_hop
         && again.mtu == answer.mtu;
+    if !answer.settled {
+        return;
+    }
     let open = F::Addr::default();
     let Some(set) = HOPS.get_ptr_mut((hash::way::<F>(open, daddr) >> SETS_SHIFT) as u32) else {
         return;
     };
-    let question = Question {
-        src: F::to_words(open),
-        dst: F::to_words(daddr),
-        asker: asker::<F>(ifindex),
-    };
+    let question = Question::of::<F>(ifindex, open, daddr);
     // SAFETY: as in `route`.
     for hop in unsafe { &mut *set } {
         if hop.is_about::<F>(&question) {
-            hop.devices |= answer.settled as u64 * SETTLED;
+            hop.devices |= SETTLED;
         }
     }
 }
@@ -182,7 +176,7 @@ pub(crate) fn receives(ifindex: u32, mac: u64, hz: u64, device: impl Fn() -> Opt
     if last.mac == mac && last.ifindex == ifindex && (now.wrapping_sub(last.asked) as u64) < hz {
         return true;
     }
-    let receives = device().is_some_and(|device| mac == device.mac || mac == device.bridge_mac);
+    let receives = is_received(device(), mac);
     if receives {
         *last = Receiver {
             ifindex,
@@ -197,13 +191,20 @@ pub(crate) fn receives(ifindex: u32, mac: u64, hz: u64, device: impl Fn() -> Opt
 struct Question {
     src: [u64; 2],
     dst: [u64; 2],
+    /// The device that the packet came in by, and its family; never 0.
     asker: u32,
 }
 
-/// The device that a packet came in by, and its family; never 0.
-#[inline(always)]
-fn asker<F: TableFamily>(ifindex: u32) -> u32 {
-    ifindex | (F::V6 as u32) << 31
+impl Question {
+    /// The way of a packet that came in by a device, from one address to another.
+    #[inline(always)]
+    fn of<F: TableFamily>(ifindex: u32, saddr: F::Addr, daddr: F::Addr) -> Self {
+        Self {
+            src: F::to_words(saddr),
+            dst: F::to_words(daddr),
+            asker: ifindex | (F::V6 as u32) << 31,
+        }
+    }
 }
 
 impl Hop {

@@ -78,6 +78,12 @@ impl Roll {
         bits & self.taken()
     }
 
+    /// False where no key of this hash stands, nor is about to, in this set, which is its first, nor in its second.
+    #[inline(always)]
+    pub const fn may_tell_of(self, hash: u64) -> bool {
+        self.matches(hash) != 0 || self.spilled() != 0
+    }
+
     /// The first slot in the probe order of `hash` that is not taken; [`SET_SLOTS`] where all are.
     #[inline(always)]
     pub const fn vacant(self, hash: u64) -> usize {

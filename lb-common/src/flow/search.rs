@@ -70,8 +70,7 @@ pub fn find<F: TableFamily, T: Tables>(
 #[inline(always)]
 pub fn may_stand<F: TableFamily, T: Tables>(tables: &T, hash: u64) -> bool {
     let table = tables.flows::<F>();
-    let roll = Roll::from_word(table.roll(home(hash, table.mask())));
-    roll.matches(hash) != 0 || roll.spilled() != 0
+    Roll::from_word(table.roll(home(hash, table.mask()))).may_tell_of(hash)
 }
 
 /// Finds the key of `entry` and completes the entry; for the later stages.

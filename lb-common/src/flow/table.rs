@@ -22,7 +22,7 @@
 //!
 //! What only the slow stage calls is not inlined for the kernel: its stack frame comes and goes with the call.
 
-use crate::access::{Rolls, SetRef, Slots, TableFamily, Tables, WordRef as _};
+use crate::access::{Rolls, SetRef, Slots, TableFamily, Tables, WordRef};
 use crate::family::Family;
 use crate::flow::roll::Roll;
 use crate::flow::search::{self, Found, seek_twin};
@@ -255,12 +255,11 @@ pub fn claim_at_home<F: TableFamily, T: Tables>(tables: &T, key: &Key<F>, spot: 
     if slot == SET_SLOTS {
         return Claimed::Crowded;
     }
-    let taken = roll.take(slot, hash);
-    if word.cas(roll.word(), taken.word()) != roll.word() {
-        return Claimed::Again;
+    if take::<F, _>(word, roll, first, slot, spot) {
+        Claimed::Slot
+    } else {
+        Claimed::Again
     }
-    *spot = Spot::taken(first, hash, slot * F::SLOT_WORDS, taken.version());
-    Claimed::Slot
 }
 
 /// [`claim_at_home`] where it is plain that the key stands nowhere and that its first set has room, without a function call; false where it is not, and
@@ -274,15 +273,18 @@ pub fn take_at_home<F: TableFamily, T: Tables>(tables: &T, spot: &mut Spot) -> b
     };
     let roll = Roll::from_word(word.load());
     let slot = roll.vacant(hash);
-    if slot == SET_SLOTS || roll.matches(hash) != 0 || roll.spilled() != 0 {
-        return false;
+    slot != SET_SLOTS && !roll.may_tell_of(hash) && take::<F, _>(word, roll, home, slot, spot)
+}
+
+/// Takes a slot of set `index` for the key of `spot`, and tells it, if the set's roll, at `word`, is still as it was read.
+#[inline(always)]
+fn take<F: Family, W: WordRef>(word: W, roll: Roll, index: u32, slot: usize, spot: &mut Spot) -> bool {
+    let taken = roll.take(slot, spot.hash);
+    let is_taken = word.cas(roll.word(), taken.word()) == roll.word();
+    if is_taken {
+        *spot = Spot::taken(index, spot.hash, slot * F::SLOT_WORDS, taken.version());
     }
-    let taken = roll.take(slot, hash);
-    if word.cas(roll.word(), taken.word()) != roll.word() {
-        return false;
-    }
-    *spot = Spot::taken(home, hash, slot * F::SLOT_WORDS, taken.version());
-    true
+    is_taken
 }
 
 /// Leaves a slot that was taken and in which nothing was published.

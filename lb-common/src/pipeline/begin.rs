@@ -76,7 +76,6 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         route: way_out,
         ..
     } = work;
-    way_out.kind = RouteKind::None;
     let (header, protocol, tcp_flags) = (&*header, entry.key.protocol, ports.tcp_flags);
     let flags = tables.config(config::FLAGS);
     let (value, reason) = select::frontend::<F, T>(tables, &entry.key.dst, protocol);

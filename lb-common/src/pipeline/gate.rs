@@ -1,7 +1,7 @@
 //! What is ours, who may be answered, and the key of a packet: what every stage asks first.
 
 use super::{Decided, Hook, Work};
-use crate::access::{Packet, TableFamily, Tables};
+use crate::access::{Packet, RouteKind, TableFamily, Tables};
 use crate::family::Family;
 use crate::flow::slot::Key;
 use crate::hash;
@@ -80,7 +80,7 @@ pub(super) fn note_first<T: Tables>(tables: &T, firsts: u64, first: bool) {
     }
 }
 
-/// Reads header, ports and the key of a TCP or UDP packet into `work`. [`Reason::Forward`]: they are there; any other verdict
+/// Reads header, ports and the key of a TCP or UDP packet into `work`, of whose way out nothing is known yet. [`Reason::Forward`]: they are there; any other verdict
 /// is the packet's.
 #[inline(always)]
 pub(super) fn addressed<F: TableFamily, P: Packet, T: Tables>(
@@ -90,6 +90,7 @@ pub(super) fn addressed<F: TableFamily, P: Packet, T: Tables>(
     l3: usize,
     hook: u8,
 ) -> Decided<F> {
+    work.route.kind = RouteKind::None;
     if !parse::header_again(packet, l3, &mut work.header) {
         return Verdict::pass(Reason::NotParsed);
     }

@@ -34,13 +34,9 @@ pub fn note<F: TableFamily, P: Packet, T: Tables>(
         Found::Entry => match standing(tables, work, &spot, hook) {
             Standing::Healthy => {
                 work.flow_state = spot.control.state;
-                work.route.kind = RouteKind::None;
                 return Step::next(Stage::Translate);
             }
-            Standing::TwinLost => {
-                work.route.kind = RouteKind::None;
-                return Step::next(Stage::Enter);
-            }
+            Standing::TwinLost => return Step::next(Stage::Enter),
             Standing::Elsewhere => return Step::done(elsewhere(packet, tables, &work.header, &work.entry, hook)),
             Standing::Over => {
                 table::free_twin(tables, &work.entry, &mut work.spare, &mut work.spots[0]);

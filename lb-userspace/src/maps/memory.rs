@@ -7,7 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lb_common::layout::{AffinityValue, Device, FLOW_SETS, FragmentKey, NAME_BYTES};
+use lb_common::layout::{ARENA_WORDS, AffinityValue, Device, FLOW_SETS, FragmentKey, NAME_BYTES};
 use lb_common::verdict::{REASONS, Reason};
 
 use super::{Grace, MapError, MapStore, SourceRange, Table, Words};
@@ -33,7 +33,7 @@ impl Default for MemorySizes {
         Self {
             frontend_sets: Table::FrontendsV4.values(),
             services: Table::Services.values(),
-            arena_words: lb_common::layout::ARENA_WORDS,
+            arena_words: ARENA_WORDS,
             backends: Table::Backends.values(),
             flow_sets: FLOW_SETS,
         }

@@ -8,9 +8,9 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lb_tests::assert::OnFailure;
+use lb_tests::assert::{OnFailure, eventually};
 use lb_tests::netns::Netns;
 use lb_tests::traffic::{distribution, udp_distribution, udp_request};
 use lb_tests::world::{World, WorldBuilder};
@@ -167,29 +167,17 @@ fn a_rule_about_the_source_of_translated_packets_decides_on_a_flows_first_packet
         node.ns.ip(&format!("{version} route add blackhole default table 77"));
         node.ns.ip(&format!("{version} rule add from {source} table 77"));
         let ways = [node.ip_like(source), source].map(|address| at(address, NODE_PORT));
-        let ask = |to, timeout| udp_request(client, to, None, timeout);
+        let ask = |to| udp_request(client, to, None, Duration::from_millis(200));
         for to in ways {
             // What was found of the way is kept for those that come next.
             for _ in 0..3 {
-                let reply = ask(to, Duration::from_millis(200));
+                let reply = ask(to);
                 assert!(reply.is_err(), "{to} in spite of the rule: {reply:?}");
             }
         }
         node.ns.ip(&format!("{version} rule del from {source} table 77"));
         for to in ways {
-            let answers = || ask(to, Duration::from_millis(200)).is_ok();
-            assert!(eventually(answers), "{to} without the rule");
+            eventually(Duration::from_secs(5), &format!("{to} without the rule"), || ask(to));
         }
     }
-}
-
-/// Whether that comes true in a few seconds.
-fn eventually(is_so: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + Duration::from_secs(5);
-    while Instant::now() < end {
-        if is_so() {
-            return true;
-        }
-    }
-    false
 }
