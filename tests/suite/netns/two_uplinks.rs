@@ -164,11 +164,18 @@ fn a_rule_about_the_source_of_translated_packets_decides_on_a_flows_first_packet
         // The preferred source of the way to node 2's pods, whose packets a rule sends nowhere; a packet whose source is open has a way.
         let source = second(1, family.cluster);
         let version = if source.is_ipv4() { "-4" } else { "-6" };
-        node.ns.ip(&format!("{version} route add blackhole default table 77"));
-        node.ns.ip(&format!("{version} rule add from {source} table 77"));
         let ways = [node.ip_like(source), source].map(|address| at(address, NODE_PORT));
         let ask = |to| udp_request(client, to, None, Duration::from_millis(200));
+        // The neighbour is known from here on: without it, the kernel looks for the way once more as the packet leaves.
         for to in ways {
+            eventually(Duration::from_secs(5), &format!("{to} before the rule"), || ask(to));
+        }
+        node.ns.ip(&format!("{version} route add blackhole default table 77"));
+        node.ns.ip(&format!("{version} rule add from {source} table 77"));
+        for to in ways {
+            eventually(Duration::from_secs(5), &format!("{to} in spite of the rule"), || {
+                ask(to).map_or_else(|_| Ok(()), |reply| Err(format!("a reply: {reply:?}")))
+            });
             // What was found of the way is kept for those that come next.
             for _ in 0..3 {
                 let reply = ask(to);
