@@ -10,8 +10,10 @@ use crate::flow::slot::{Rewrite, Seen};
 use crate::flow::state::Control;
 use crate::flow::table::{self, Claimed, Spot};
 use crate::flow::{Entry, Key};
-use crate::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey};
+use crate::frontend;
+use crate::layout::{AffinityKey, AffinityValue, BACKEND_WORDS, Device, FragmentKey, FrontendValue, config};
 use crate::pipeline::{self, Work};
+use crate::steps::select::{self, Backend, Wanted};
 use crate::verdict::Reason;
 
 /// One set of a versioned-slot table.
@@ -190,6 +192,17 @@ pub trait Tables: Sized {
     /// Asks for the roll of the first set of a hash and for the slot that is most likely taken there, without waiting for them; nothing depends on that.
     #[inline(always)]
     fn fetch<F: TableFamily>(&self, _hash: u64) {}
+    /// [`frontend::find`] of an address and port; an implementation may put a function call round it.
+    #[inline(always)]
+    fn find_frontend<F: TableFamily>(&self, side: &Side<F>, protocol: u8) -> FrontendValue {
+        let seed = self.config(config::TABLE_SEED);
+        frontend::find(self.frontends::<F>(), seed, side, protocol)
+    }
+    /// [`select::attempt`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn try_backend<F: TableFamily>(&self, wanted: &Wanted<'_, F>, into: &mut Backend<F>) -> Reason {
+        select::attempt(self, wanted, into)
+    }
     /// [`search::scan_set`]; an implementation may put a function call round it.
     #[inline(always)]
     fn scan_set<F: TableFamily>(&self, index: u32, key: &Key<F>, into: &mut Spot) -> Found {
@@ -257,6 +270,16 @@ pub trait Tables: Sized {
     #[inline(always)]
     fn leave<F: TableFamily>(&self, index: u32, base: usize, home: u32) {
         table::leave::<F, Self>(self, index, base, home);
+    }
+    /// [`pipeline::try_port`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn try_port<F: TableFamily>(&self, work: &mut Work<F>, i: u32) -> bool {
+        pipeline::try_port(self, work, i)
+    }
+    /// [`pipeline::take_over`]; an implementation may put a function call round it.
+    #[inline(always)]
+    fn take_over<F: TableFamily>(&self, work: &mut Work<F>) -> bool {
+        pipeline::take_over(self, work)
     }
     /// [`pipeline::free_port`]; an implementation may put a function call round it.
     #[inline(always)]

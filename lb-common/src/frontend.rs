@@ -10,7 +10,7 @@ use crate::layout::{FRONTEND_VALID, FrontendValue, SET_SLOTS, VERSION_MASK};
 use crate::slots::{candidates, probe};
 
 /// Looks up one side; `protocol` 0 with port 0 is the wildcard of an address. [`FrontendValue::NONE`] where there is nothing.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub fn find<F: Family, S: Slots>(table: S, seed: u64, side: &Side<F>, protocol: u8) -> FrontendValue {
     let side = *side;
     let h = hash::side(seed, side, protocol);

@@ -116,6 +116,12 @@ macro_rules! reasons {
             /// All reasons in order of their numbers.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
+            /// The reason of this number; [`Self::NotOurs`] where there is none.
+            #[inline(always)]
+            pub const fn from_number(number: u32) -> Self {
+                match number { $($number => Self::$name,)* _ => Self::NotOurs }
+            }
+
             /// The stable name that the command line and the metrics show.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
@@ -211,6 +217,7 @@ mod tests {
         let mut names = std::collections::BTreeSet::new();
         for (i, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i);
+            assert_eq!(Reason::from_number(i as u32), *reason);
             assert!(names.insert(reason.name()), "{} twice", reason.name());
         }
         assert!(Reason::ALL.len() <= REASONS);

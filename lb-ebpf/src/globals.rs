@@ -1,20 +1,83 @@
-//! What the pipeline does with the flow table as global functions of the object: the verifier walks each once, instead of at each call and in
-//! each pass of a loop. No decisions here: each calls its namesake in `lb_common`.
+//! What the pipeline does with tables as global functions of the object: the verifier walks each once, instead of at each call, in
+//! each pass of a loop and for all that was known before. No decisions here: each calls its namesake in `lb_common`.
 //!
 //! They take pointers, which the verifier knows to be null or to the types' sizes, and give numbers. Their stack adds up along a chain of
 //! calls.
 #![expect(unsafe_code, reason = "exported names, and pointers that the verifier checks")]
 
-use lb_common::family::{Side, V4, V6};
+use lb_common::access::Tables as _;
+use lb_common::family::{Family, Side, V4, V6};
 use lb_common::flow::contend;
 use lb_common::flow::search::{self, Found};
 use lb_common::flow::slot::Seen;
 use lb_common::flow::state::Control;
 use lb_common::flow::table::{self, Claimed, Spot};
 use lb_common::flow::{Entry, Key};
+use lb_common::frontend;
+use lb_common::layout::FrontendValue;
 use lb_common::pipeline::{self, Work};
+use lb_common::steps::select::{self, Backend, Source, Wanted};
+use lb_common::verdict::Reason;
 
-use crate::maps::KernelTables;
+use crate::tables::KernelTables;
+
+/// For looking for a frontend.
+macro_rules! frontend {
+    ($name:ident, $family:ty) => {
+        #[doc = "`frontend::find` as a global function of the object; the frontend's word."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(
+            seed: u64,
+            addr: *const <$family as Family>::Addr,
+            port: u32,
+            protocol: u32,
+        ) -> u64 {
+            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
+            let Some(addr) = (unsafe { addr.as_ref() }) else {
+                return FrontendValue::NONE.word();
+            };
+            let side = Side::<$family> {
+                addr: *addr,
+                port: port as u16,
+            };
+            let table = KernelTables::ANYWHERE.frontends::<$family>();
+            frontend::find(table, seed, &side, protocol as u8).word()
+        }
+    };
+}
+
+frontend!(frontend_v4, V4);
+frontend!(frontend_v6, V6);
+
+/// For choosing a backend.
+macro_rules! backend {
+    ($name:ident, $family:ty) => {
+        #[doc = "`select::attempt` as a global function of the object; the reason's number."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(
+            frontend: u64,
+            key: *const Key<$family>,
+            source: u32,
+            into: *mut Backend<$family>,
+        ) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the types' sizes, or null.
+            let (Some(key), Some(into)) = (unsafe { key.as_ref() }, unsafe { into.as_mut() }) else {
+                return Reason::TablesChanged as u32;
+            };
+            let wanted = Wanted {
+                frontend: FrontendValue::from_word(frontend),
+                key,
+                source: Source::from_number(source),
+            };
+            select::attempt(&KernelTables::ANYWHERE, &wanted, into) as u32
+        }
+    };
+}
+
+backend!(backend_v4, V4);
+backend!(backend_v6, V6);
 
 /// For looking for a key in one set.
 macro_rules! scan_set {
@@ -236,6 +299,44 @@ macro_rules! free_port {
 
 free_port!(free_port_v4, V4);
 free_port!(free_port_v6, V6);
+
+/// For trying a port.
+macro_rules! try_port {
+    ($name:ident, $family:ty) => {
+        #[doc = "`pipeline::try_port` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(work: *mut Work<$family>, i: u32) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
+            let Some(work) = (unsafe { work.as_mut() }) else {
+                return 0;
+            };
+            pipeline::try_port(&KernelTables::ANYWHERE, work, i) as u32
+        }
+    };
+}
+
+try_port!(try_port_v4, V4);
+try_port!(try_port_v6, V6);
+
+/// For taking a port over.
+macro_rules! take_over {
+    ($name:ident, $family:ty) => {
+        #[doc = "`pipeline::take_over` as a global function of the object."]
+        #[inline(never)]
+        #[unsafe(no_mangle)]
+        pub(crate) extern "C" fn $name(work: *mut Work<$family>) -> u32 {
+            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
+            let Some(work) = (unsafe { work.as_mut() }) else {
+                return 0;
+            };
+            pipeline::take_over(&KernelTables::ANYWHERE, work) as u32
+        }
+    };
+}
+
+take_over!(take_over_v4, V4);
+take_over!(take_over_v6, V6);
 
 /// For leaving a slot.
 macro_rules! leave {

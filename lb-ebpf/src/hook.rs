@@ -13,9 +13,9 @@ use lb_common::pipeline::{self, Stage, Step};
 use lb_common::verdict::{Action, Answer, Reason, Verdict};
 
 use crate::kernel;
-use crate::maps::KernelTables;
 use crate::packet::{Frame, Skb};
 use crate::stages::{self, Handover, work};
+use crate::tables::KernelTables;
 
 /// Length of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;

@@ -22,6 +22,7 @@ mod maps;
 mod packet;
 mod sets;
 mod stages;
+mod tables;
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -31,8 +32,8 @@ use lb_common::pipeline::{Hook, Stage};
 use lb_common::steps::forward;
 
 use crate::hook::{ETHERNET, Hooked, answering, first, later};
-use crate::maps::KernelTables;
 use crate::packet::{Frame, Skb};
+use crate::tables::KernelTables;
 
 /// Runs the first stage of one tc hook.
 #[inline(always)]

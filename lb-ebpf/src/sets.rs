@@ -4,14 +4,22 @@
 //! verifier can follow.
 #![expect(
     unsafe_code,
-    reason = "map values are reached through the pointers that the kernel hands out"
+    reason = "map values are reached through the pointers that the kernel hands out, and names that user space knows"
 )]
 
+use aya_ebpf::Global;
 use lb_common::access::{Rolls, SetRef, Slots, TableFamily, WordRef};
-use lb_common::layout::{self, FRONTEND_SETS};
+use lb_common::layout::{self, FLOW_SETS, FRONTEND_SETS};
 
 use crate::kernel;
-use crate::maps::{FLOW_MASK_V4, FLOW_MASK_V6, FLOWS_V4, FLOWS_V6, FRONTENDS_V4, FRONTENDS_V6};
+use crate::maps::{FLOWS_V4, FLOWS_V6, FRONTENDS_V4, FRONTENDS_V6};
+
+/// Number of flow sets minus one, IPv4; set when the programs are loaded.
+#[unsafe(no_mangle)]
+static FLOW_MASK_V4: Global<u32> = Global::new(FLOW_SETS - 1);
+/// As [`FLOW_MASK_V4`], IPv6.
+#[unsafe(no_mangle)]
+static FLOW_MASK_V6: Global<u32> = Global::new(FLOW_SETS - 1);
 
 /// A table of sets in a kernel map.
 #[derive(Clone, Copy)]

@@ -71,6 +71,7 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
         header,
         ports,
         entry,
+        backend,
         flow_state,
         task,
         route: way_out,
@@ -98,7 +99,6 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
     } else {
         select::Source::Inside
     };
-    let mut backend = select::Backend::empty();
     let reason = select::backend(
         tables,
         &select::Wanted {
@@ -106,7 +106,7 @@ fn new_flow<F: TableFamily, P: Packet, T: Tables>(packet: &P, tables: &T, work: 
             key: &entry.key,
             source,
         },
-        &mut backend,
+        backend,
     );
     if reason == Reason::NoEndpoints {
         return refuse_with(
@@ -326,9 +326,10 @@ fn turn<F: TableFamily>(work: &mut Work<F>) {
     work.entry.twin_into(answers, &mut work.reply);
 }
 
-/// Gives the reply half the source port that is tried at step `i`, and its spot the hash that follows; false where there is no port.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn try_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, i: u32) -> bool {
+/// Gives the reply half the source port that is tried at step `i`, and its spot the hash that follows; false where there is no port. [`free_port`] calls it through
+/// [`Tables::try_port`].
+#[inline(always)]
+pub fn try_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>, i: u32) -> bool {
     let Some(port) = tried_port(tables, work, i) else {
         return false;
     };
@@ -372,7 +373,7 @@ pub fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> C
         let work = core::hint::black_box(&mut *work);
         match claim(tables, work, true) {
             Claimed::Slot => return Claimed::Slot,
-            Claimed::Entry if take_over(tables, work) => continue,
+            Claimed::Entry if tables.take_over(work) => continue,
             // The client's own is being taken or left at this moment.
             refused @ (Claimed::Busy | Claimed::Again | Claimed::Crowded)
                 if tried == 0 && work.task != Task::PairOwnPort =>
@@ -383,16 +384,16 @@ pub fn free_port<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> C
             Claimed::Entry | Claimed::Busy | Claimed::Again | Claimed::Crowded => {}
         }
         tried += 1;
-        if tried > PORT_TRIES || !try_port(tables, work, tried) {
+        if tried > PORT_TRIES || !tables.try_port(work, tried) {
             break;
         }
     }
     Claimed::Entry
 }
 
-/// Frees the flow that has the port which is tried, if it is over, or if its reply half is this flow's and alone.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn take_over<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> bool {
+/// Frees the flow that has the port which is tried, if it is over, or if its reply half is this flow's and alone. Called through [`Tables::take_over`].
+#[inline(always)]
+pub fn take_over<F: TableFamily, T: Tables>(tables: &T, work: &mut Work<F>) -> bool {
     let own_port = work.task == Task::PairOwnPort;
     let Work {
         reply,

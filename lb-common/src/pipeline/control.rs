@@ -68,9 +68,10 @@ fn translate_error<F: TableFamily, P: Packet, T: Tables>(
     work: &mut Work<F>,
     hook: u8,
 ) -> Decided<F> {
-    let Work { header, entry, .. } = work;
-    let mut quoted = icmp::Quoted::default();
-    if !icmp::quoted(packet, header.l4, &mut entry.key, &mut quoted) || header.dst != entry.key.dst.addr {
+    let Work {
+        header, entry, quoted, ..
+    } = work;
+    if !icmp::quoted(packet, header.l4, &mut entry.key, quoted) || header.dst != entry.key.dst.addr {
         return Verdict::pass(Reason::IcmpErrorPassed);
     }
     if search::complete(tables, entry).found != Found::Entry {
@@ -89,7 +90,7 @@ fn translate_error<F: TableFamily, P: Packet, T: Tables>(
         };
     }
     let hide_router = matches!(way, Way::Steer | Way::Loopback);
-    if !icmp::translate(packet, header, &quoted, entry, hide_router)
+    if !icmp::translate(packet, header, quoted, entry, hide_router)
         || exit.decrement && rewrite::ttl::<F, P>(packet, header.l3).is_none()
     {
         return Verdict::drop(Reason::RewriteFailed);

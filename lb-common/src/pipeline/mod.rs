@@ -36,13 +36,15 @@ use crate::flow::slot::{Entry, Key};
 use crate::flow::state::{self, REPLY_HALF};
 use crate::flow::table::Spot;
 use crate::layout::config;
+use crate::steps::icmp::Quoted;
 use crate::steps::parse::{self, Header, Part, Ports};
+use crate::steps::select::Backend;
 use crate::verdict::{Action, Reason, Verdict};
 use crate::wire;
 use gate::{begins, note_first, opens, replies, seems_first, straight};
 use note::{serving, translate};
 
-pub use begin::{PORT_TRIES, begin, enter, free_port};
+pub use begin::{PORT_TRIES, begin, enter, free_port, take_over, try_port};
 pub use control::{control, reply_in_place};
 pub use note::{note, translate_known};
 
@@ -132,6 +134,10 @@ pub struct Work<F: Family> {
     pub ports: Ports,
     /// The flow entry at hand.
     pub entry: Entry<F>,
+    /// For [`control()`]: where the packet begins that an error quotes.
+    pub quoted: Quoted,
+    /// For [`begin()`]: the backend that is chosen.
+    pub backend: Backend<F>,
     /// For [`enter`]: its reply half.
     pub reply: Entry<F>,
     /// Another entry: the twin, or one that is evicted.
@@ -164,6 +170,8 @@ impl<F: Family> Work<F> {
             header: Header::empty(),
             ports: Ports::default(),
             entry: Entry::empty(),
+            quoted: Quoted::default(),
+            backend: Backend::empty(),
             reply: Entry::empty(),
             spare: Entry::empty(),
             spots: [Spot::none(Found::Nothing); 3],

@@ -6,9 +6,8 @@
 //! Semantics: kube-proxy's, `docs` of the project, KEP-1669, KEP-2086, KEP-4444 (all of them decided in user space).
 
 use crate::access::{TableFamily, Tables};
-use crate::family::Side;
+use crate::family::{Family, Side};
 use crate::flow::Key;
-use crate::frontend;
 use crate::hash;
 use crate::layout::{
     AffinityKey, AffinityValue, BACKEND_IN_CLUSTER, BACKEND_IN_LOCAL, BACKEND_WORDS, BLOCK_EXTERNAL_DROP,
@@ -18,9 +17,8 @@ use crate::layout::{
 };
 use crate::verdict::Reason;
 
-impl<F: TableFamily> Backend<F> {
+impl<F: Family> Backend<F> {
     /// No backend, as room to choose into.
-    #[inline(always)]
     pub fn empty() -> Self {
         Self {
             side: Side {
@@ -43,12 +41,24 @@ pub enum Source {
     Outside,
 }
 
+impl Source {
+    /// The source of this number; everything else where there is none.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        if number == Self::Inside as u32 {
+            Self::Inside
+        } else {
+            Self::Outside
+        }
+    }
+}
+
 /// Flag of a [`Backend`] that the external policy Local chose: nobody translates its clients, kube-proxy neither. In no table.
 pub const KEEPS_PORT: u16 = 1 << 15;
 
 /// A chosen backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backend<F: TableFamily> {
+pub struct Backend<F: Family> {
     /// Its address and port.
     pub side: Side<F>,
     /// `layout::backend_ref`.
@@ -63,30 +73,24 @@ pub struct Backend<F: TableFamily> {
 /// unknown ports.
 #[inline(always)]
 pub fn frontend<F: TableFamily, T: Tables>(tables: &T, dst: &Side<F>, protocol: u8) -> (FrontendValue, Reason) {
-    let table = tables.frontends::<F>();
-    let seed = tables.config(config::TABLE_SEED);
-    let value = frontend::find(table, seed, dst, protocol);
+    let value = tables.find_frontend(dst, protocol);
     if value.is_some() {
         return (value, Reason::NewFlow);
     }
-    let address = frontend::find::<F, _>(
-        table,
-        seed,
-        &Side {
-            addr: dst.addr,
-            port: 0,
-        },
-        0,
-    );
+    let whole = Side::<F> {
+        addr: dst.addr,
+        port: 0,
+    };
+    let address = tables.find_frontend(&whole, 0);
     if !address.is_some() {
         return (address, Reason::NotOurs);
     }
     if address.flags & FRONTEND_NODE != 0 {
-        let any = Side {
+        let any = Side::<F> {
             addr: F::Addr::default(),
             port: dst.port,
         };
-        let value = frontend::find::<F, _>(table, seed, &any, protocol);
+        let value = tables.find_frontend(&any, protocol);
         return (
             value,
             if value.is_some() {
@@ -110,7 +114,7 @@ pub fn frontend<F: TableFamily, T: Tables>(tables: &T, dst: &Side<F>, protocol: 
 #[inline(always)]
 pub fn address_flags<F: TableFamily, T: Tables>(tables: &T, addr: F::Addr) -> u8 {
     let side = Side::<F> { addr, port: 0 };
-    frontend::find(tables.frontends::<F>(), tables.config(config::TABLE_SEED), &side, 0).flags
+    tables.find_frontend(&side, 0).flags
 }
 
 /// What a backend is wanted for.
@@ -124,25 +128,33 @@ pub struct Wanted<'a, F: TableFamily> {
     pub source: Source,
 }
 
-/// Chooses a backend for a new flow; [`Reason::NewFlow`] where there is one.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+/// Chooses a backend for a new flow; [`Reason::NewFlow`] where there is one, which is then in `into`.
+#[inline(always)]
 pub fn backend<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>, into: &mut Backend<F>) -> Reason {
     for _ in 0..3 {
-        match attempt(tables, wanted) {
-            Ok(backend) => {
-                *into = backend;
-                return Reason::NewFlow;
-            }
-            Err(Reason::TablesChanged) => {}
-            Err(reason) => return reason,
+        let reason = tables.try_backend(wanted, into);
+        if reason != Reason::TablesChanged {
+            return reason;
         }
     }
     Reason::TablesChanged
 }
 
-/// One reading of the tables.
+/// [`backend`] by one reading of the tables; [`Reason::TablesChanged`] where they did meanwhile.
 #[inline(always)]
-fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Result<Backend<F>, Reason> {
+pub fn attempt<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>, into: &mut Backend<F>) -> Reason {
+    match read_once(tables, wanted) {
+        Ok(backend) => {
+            *into = backend;
+            Reason::NewFlow
+        }
+        Err(reason) => reason,
+    }
+}
+
+/// What one reading of the tables gives.
+#[inline(always)]
+fn read_once<F: TableFamily, T: Tables>(tables: &T, wanted: &Wanted<'_, F>) -> Result<Backend<F>, Reason> {
     let (value, client) = (wanted.frontend, wanted.key.src);
     let id = value.service;
     let Some(word) = ServiceWord::from_word(tables.service(id)) else {

@@ -31,11 +31,11 @@ const fn budget(begins: &'static str, verified: u32, size: u32, stack: [u32; 2])
 
 const BUDGETS: [Budget; 9] = [
     budget("uplink_xdp", 29_500, 35_500, [352; 2]),
-    budget("note_", 12_500, 31_500, [480, 512]),
-    budget("begin_", 80_000, 39_500, [448, 512]),
-    budget("enter_", 70_000, 55_000, [480, 512]),
+    budget("note_", 10_500, 31_500, [480, 512]),
+    budget("begin_", 33_500, 41_000, [416, 448]),
+    budget("enter_", 37_000, 55_000, [480, 512]),
     budget("translate_", 14_000, 17_500, [224, 256]),
-    budget("control_", 57_500, 33_500, [416, 480]),
+    budget("control_", 14_500, 37_500, [416, 480]),
     budget("answer_", 6_400, 25_500, [192, 224]),
     // The first stage at the hooks of tc: that of pods, which knows one way more, and the others.
     budget("pod_in", 60_000, 58_500, [480; 2]),
