@@ -281,62 +281,28 @@ macro_rules! free_pair {
 free_pair!(free_pair_v4, V4);
 free_pair!(free_pair_v6, V6);
 
-/// For finding a port.
-macro_rules! free_port {
-    ($name:ident, $family:ty) => {
-        #[doc = "`pipeline::free_port` as a global function of the object."]
+/// For finding, trying and taking over a port.
+macro_rules! with_work {
+    ($name:ident, $family:ty, $call:path, $otherwise:expr $(, $step:ident)?) => {
+        #[doc = concat!("`", stringify!($call), "` as a global function of the object.")]
         #[inline(never)]
         #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(work: *mut Work<$family>) -> u32 {
+        pub(crate) extern "C" fn $name(work: *mut Work<$family> $(, $step: u32)?) -> u32 {
             // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
             let Some(work) = (unsafe { work.as_mut() }) else {
-                return Claimed::Full as u32;
+                return $otherwise as u32;
             };
-            pipeline::free_port(&KernelTables::ANYWHERE, work) as u32
+            $call(&KernelTables::ANYWHERE, work $(, $step)?) as u32
         }
     };
 }
 
-free_port!(free_port_v4, V4);
-free_port!(free_port_v6, V6);
-
-/// For trying a port.
-macro_rules! try_port {
-    ($name:ident, $family:ty) => {
-        #[doc = "`pipeline::try_port` as a global function of the object."]
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(work: *mut Work<$family>, i: u32) -> u32 {
-            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
-            let Some(work) = (unsafe { work.as_mut() }) else {
-                return 0;
-            };
-            pipeline::try_port(&KernelTables::ANYWHERE, work, i) as u32
-        }
-    };
-}
-
-try_port!(try_port_v4, V4);
-try_port!(try_port_v6, V6);
-
-/// For taking a port over.
-macro_rules! take_over {
-    ($name:ident, $family:ty) => {
-        #[doc = "`pipeline::take_over` as a global function of the object."]
-        #[inline(never)]
-        #[unsafe(no_mangle)]
-        pub(crate) extern "C" fn $name(work: *mut Work<$family>) -> u32 {
-            // SAFETY: the verifier checks that callers pass memory of the type's size, or null.
-            let Some(work) = (unsafe { work.as_mut() }) else {
-                return 0;
-            };
-            pipeline::take_over(&KernelTables::ANYWHERE, work) as u32
-        }
-    };
-}
-
-take_over!(take_over_v4, V4);
-take_over!(take_over_v6, V6);
+with_work!(free_port_v4, V4, pipeline::free_port, Claimed::Full);
+with_work!(free_port_v6, V6, pipeline::free_port, Claimed::Full);
+with_work!(try_port_v4, V4, pipeline::try_port, false, step);
+with_work!(try_port_v6, V6, pipeline::try_port, false, step);
+with_work!(take_over_v4, V4, pipeline::take_over, false);
+with_work!(take_over_v6, V6, pipeline::take_over, false);
 
 /// For leaving a slot.
 macro_rules! leave {
